@@ -1,0 +1,47 @@
+# Finds LibTorch (a Python wheel or the C++ archive) without requiring CUDA.
+#
+# Searched, in this order: LibTorch_ROOT, Torch_DIR, CMAKE_PREFIX_PATH, the active virtual
+# environment, the project's own .venv. TorchConfig.cmake is not used: that of a CUDA build refuses
+# to load on a machine without a CUDA toolkit, while its libtorch_cpu serves there well.
+#
+# Targets: LibTorch::cpu (torch_cpu, c10), LibTorch::cuda (adds torch_cuda, c10_cuda; only where the
+# wheel's CUDA libraries are all installed).
+set(_hints ${LibTorch_ROOT} $ENV{LibTorch_ROOT})
+if(Torch_DIR)
+  list(APPEND _hints "${Torch_DIR}/../../..")
+endif()
+file(GLOB _venvs "$ENV{VIRTUAL_ENV}/lib/python3*/site-packages/torch"
+     "$ENV{CONDA_PREFIX}/lib/python3*/site-packages/torch"
+     "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
+find_path(LibTorch_INCLUDE_DIR NAMES ATen/ATen.h
+          HINTS ${_hints} PATHS ${_venvs} PATH_SUFFIXES include torch/include)
+get_filename_component(_root "${LibTorch_INCLUDE_DIR}" DIRECTORY)
+find_library(LibTorch_CPU_LIBRARY torch_cpu HINTS "${_root}/lib" NO_DEFAULT_PATH)
+find_library(LibTorch_C10_LIBRARY c10 HINTS "${_root}/lib" NO_DEFAULT_PATH)
+find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS "${_root}/lib" NO_DEFAULT_PATH)
+find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS "${_root}/lib" NO_DEFAULT_PATH)
+find_file(LibTorch_VERSION_FILE version.py HINTS "${_root}" NO_DEFAULT_PATH)
+if(LibTorch_VERSION_FILE)
+  file(STRINGS "${LibTorch_VERSION_FILE}" _line REGEX "^__version__")
+  string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" LibTorch_VERSION "${_line}")
+elseif(EXISTS "${_root}/build-version")
+  file(READ "${_root}/build-version" _line)
+  string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" LibTorch_VERSION "${_line}")
+endif()
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(LibTorch
+  REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE_DIR
+  VERSION_VAR LibTorch_VERSION
+  REASON_FAILURE_MESSAGE "run launch/setup, or set LibTorch_ROOT to the torch folder of a wheel or archive")
+mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY
+                 LibTorch_CUDA_LIBRARY LibTorch_C10_CUDA_LIBRARY LibTorch_VERSION_FILE)
+if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
+  set(LibTorch_LIBRARY_DIR "${_root}/lib")
+  add_library(LibTorch::c10 UNKNOWN IMPORTED)
+  set_target_properties(LibTorch::c10 PROPERTIES IMPORTED_LOCATION "${LibTorch_C10_LIBRARY}")
+  add_library(LibTorch::cpu UNKNOWN IMPORTED)
+  set_target_properties(LibTorch::cpu PROPERTIES
+    IMPORTED_LOCATION "${LibTorch_CPU_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
+    INTERFACE_LINK_LIBRARIES LibTorch::c10)
+endif()

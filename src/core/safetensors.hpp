@@ -1,0 +1,52 @@
+// The safetensors container: every length and offset is checked before use.
+#pragma once
+#include <torch/types.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/file.hpp"
+
+namespace graphlora {
+
+/// Reader over a memory map. Tensors are views of the map (read-only by contract, they keep it alive).
+class SafetensorsReader {
+ public:
+  struct Entry {
+    at::ScalarType dtype;
+    std::vector<std::int64_t> shape;
+    std::uint64_t begin, end;  ///< bytes behind the header
+  };
+
+  /// Throws DataError: missing, truncated, overlapping or overlong tensors, header too large, unknown dtype.
+  explicit SafetensorsReader(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  const std::map<std::string, Entry>& entries() const { return entries_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  bool contains(const std::string& name) const { return entries_.count(name) != 0; }
+
+  /// Throws DataError if there is no such tensor.
+  at::Tensor tensor(const std::string& name) const;
+  /// The same, with dtype and shape required; -1 in `shape` matches any size. Throws ShapeError.
+  at::Tensor tensor(const std::string& name, at::ScalarType dtype, const std::vector<std::int64_t>& shape) const;
+
+ private:
+  std::filesystem::path path_;
+  std::shared_ptr<MappedFile> map_;
+  std::size_t data_offset_ = 0;
+  std::map<std::string, Entry> entries_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Writes CPU tensors in the given order, atomically (temporary name, fsync, rename). Same tensors and
+/// metadata give the same bytes. Throws DataError.
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace graphlora

@@ -1,0 +1,48 @@
+// Life of an MPI job: start, agreement on errors, signals, and an end that takes every rank along.
+#pragma once
+#include <functional>
+#include <memory>
+
+#include "core/error.hpp"
+#include "dist/communicator.hpp"
+
+namespace graphlora {
+
+/// Owns MPI_Init/MPI_Finalize (thread level SERIALIZED, MPI_ERRORS_RETURN) and the signal flag.
+/// Three kinds of failure: agreed (agree()), alone (run() prints rank, host, step, cause, then MPI_Abort), hang.
+class Job {
+ public:
+  Job(int* argc, char*** argv);
+  ~Job();
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  std::shared_ptr<Communicator> world() const { return world_; }
+
+  /// Runs `body` and turns what it throws into an exit code. An Error on one rank of several ends the whole job
+  /// at once with that rank's own message. Returns the process' exit code.
+  int run(const std::function<void()>& body);
+
+  /// Runs `body` on every rank; if it throws an Error anywhere, every rank throws AgreedError, and rank 0 has
+  /// printed the message once (that of the lowest failing rank). Collective.
+  void agree(const std::function<void()>& body);
+
+  /// The step that error messages name; set by the training loop.
+  void set_step(std::int64_t step) { step_ = step; }
+
+  /// SIGUSR1 (and, without mpirun, SIGTERM and SIGINT) was received by this process. Local: the trainer reduces it
+  /// over ranks with the step's other scalars, so that all stop at the same step.
+  static bool interrupted();
+
+ private:
+  std::shared_ptr<Communicator> world_;
+  std::int64_t step_ = -1;
+};
+
+/// Threads for this rank: cores of the affinity mask divided by the ranks on this host that share it.
+int default_threads(Communicator& world);
+
+/// MPI's world communicator, wrapped; only Job and tests use it. MPI must be initialized.
+std::shared_ptr<Communicator> make_mpi_world();
+
+}  // namespace graphlora

@@ -1,0 +1,36 @@
+// A trainable dense parameter, and the table that says over which axis its gradient is reduced.
+#pragma once
+#include <torch/types.h>
+
+#include <string>
+#include <vector>
+
+namespace graphlora {
+
+/// Where a parameter lives; the row of design table "gradient reduction" it belongs to.
+enum class Placement {
+  lora_a_column,  ///< A of q,k,v,gate,up: replicated over T
+  lora_b_column,  ///< B of q,k,v,gate,up: sliced over T like the base
+  lora_a_row,     ///< A of o,down: sliced over T
+  lora_b_row,     ///< B of o,down: replicated over T
+  lambda,         ///< learned λ_lora, λ_gnn: one scalar each, replicated
+  projector,      ///< replicated; each rank computes the anchor rows dealt to it
+  gnn,            ///< replicated; each rank computes its shard's nodes (GNN weights, W_neck)
+};
+enum class Axis { data, world };
+
+/// SUM over this axis. Base weights (frozen) and the embedding table E (owned row by row) have no row here:
+/// they are never parameters of this kind.
+Axis reduction_axis(Placement placement);
+/// Whether each tensor rank holds its own slice (its squares are summed over T for the clip norm).
+bool is_sliced(Placement placement);
+
+/// `value` is a leaf that requires grad (fp32 or fp64); its gradient is value.grad(), undefined = zero.
+struct Parameter {
+  std::string name;  ///< as in the checkpoint
+  at::Tensor value;
+  Placement placement;
+  bool decay = true;  ///< weight decay applies (not on biases)
+};
+
+}  // namespace graphlora

@@ -1,0 +1,39 @@
+// Which rows make up a step's global batch: computed from (seed, step), never stored.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/rng.hpp"
+#include "data/dataset.hpp"
+#include "graph/cut.hpp"
+
+namespace graphlora {
+
+struct Batch {
+  std::int64_t step = 0, epoch = 0;
+  int group = 0;                   ///< cut group all rows come from
+  std::vector<std::int64_t> rows;  ///< dataset rows
+};
+
+/// Training rows by cut group, each group's rows sorted by (user, time, row) and cut into blocks of `block` rows; an epoch
+/// is a keyed permutation of the blocks of every group; batches of all groups are interleaved by (seed, epoch).
+class Sampler {
+ public:
+  /// `max_examples` > 0: only that many training rows (those with the least hash) are used. Throws DataError if no row.
+  Sampler(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size, std::uint64_t seed, std::int64_t block,
+          std::int64_t max_examples);
+  std::int64_t batches_per_epoch() const;
+  Batch batch(std::int64_t step) const;  ///< step from 1
+
+ private:
+  std::vector<std::vector<std::int64_t>> group_rows_;
+  std::int64_t batch_size_, block_;
+  std::uint64_t seed_;
+};
+
+/// Examples dealt longest first to the replica with the fewest tokens (ties: lowest replica, lowest index).
+/// Returns for each replica the indices into `lengths`, ascending.
+std::vector<std::vector<std::size_t>> deal(std::span<const std::int64_t> lengths, int replicas);
+
+}  // namespace graphlora
