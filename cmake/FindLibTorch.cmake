@@ -40,8 +40,10 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   add_library(LibTorch::c10 UNKNOWN IMPORTED)
   set_target_properties(LibTorch::c10 PROPERTIES IMPORTED_LOCATION "${LibTorch_C10_LIBRARY}")
   add_library(LibTorch::cpu UNKNOWN IMPORTED)
+  # -idirafter: the wheel carries a copy of fmt (headers only, another version) that must not shadow the
+  # installed one, whose library spdlog links.
   set_target_properties(LibTorch::cpu PROPERTIES
     IMPORTED_LOCATION "${LibTorch_CPU_LIBRARY}"
-    INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
+    INTERFACE_COMPILE_OPTIONS "SHELL:-idirafter ${LibTorch_INCLUDE_DIR}/torch/csrc/api/include;SHELL:-idirafter ${LibTorch_INCLUDE_DIR}"
     INTERFACE_LINK_LIBRARIES LibTorch::c10)
 endif()

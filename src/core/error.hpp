@@ -8,9 +8,17 @@
 namespace graphlora {
 
 /// Exit codes of the program (docs: README, "Exit codes").
-enum class ExitCode : int { ok = 0, config = 2, data = 3, communication = 4, interrupted = 5, internal = 70 };
+enum class ExitCode : int {
+  ok = 0,
+  config = 2,
+  data = 3,
+  communication = 4,
+  interrupted = 5,
+  internal = 70
+};
 
-/// Base of every error that a user can cause or must read: one line that says what, where and what to do.
+/// Base of every error that a user can cause or must read: one line that says what, where and what
+/// to do.
 class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

@@ -42,14 +42,16 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// Output file under a temporary name; `commit` syncs and renames it, destruction without it deletes it.
+/// Output file under a temporary name; `commit` syncs and renames it, destruction without it
+/// deletes it.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);  ///< Throws DataError.
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
-  void write(const void* data, std::size_t size);  ///< Throws DataError ("No space left on device" …).
+  void write(const void* data,
+             std::size_t size);  ///< Throws DataError ("No space left on device" …).
   void write(std::string_view text) { write(text.data(), text.size()); }
   void commit();
 

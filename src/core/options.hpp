@@ -9,24 +9,28 @@
 
 namespace graphlora {
 
-/// Options of one command, bound to variables whose present values are the defaults. Flags and INI files
-/// (Boost.Program_options) fill the same table: flags win; an unknown or repeated key, an abbreviation or a
-/// value out of range is a ConfigError that names the nearest known option or FILE:LINE.
+/// Options of one command, bound to variables whose present values are the defaults. Flags and INI
+/// files (Boost.Program_options) fill the same table: flags win; an unknown or repeated key, an
+/// abbreviation or a value out of range is a ConfigError that names the nearest known option or
+/// FILE:LINE.
 class OptionTable {
  public:
-  using Target = std::variant<bool*, std::int64_t*, double*, std::string*, std::vector<std::string>*,
-                              std::vector<std::int64_t>*>;
+  using Target = std::variant<bool*, std::int64_t*, double*, std::string*,
+                              std::vector<std::string>*, std::vector<std::int64_t>*>;
   /// Checks the value after parsing; returns an empty string, or what is wrong with it.
   using Check = std::function<std::string()>;
 
-  /// `name` without dashes, for example "lora.rank". Options with the same `group` stand together in --help.
-  /// Lists are comma-separated without spaces. A bool is a switch: --x, --x true, --x false.
-  OptionTable& add(std::string group, std::string name, Target target, std::string help, Check check = {});
+  /// `name` without dashes, for example "lora.rank". Options with the same `group` stand together
+  /// in --help. Lists are comma-separated without spaces. A bool is a switch: --x, --x true, --x
+  /// false.
+  OptionTable& add(std::string group, std::string name, Target target, std::string help,
+                   Check check = {});
   /// As `add`, and parsing fails when it was given neither as a flag nor in the INI file.
-  OptionTable& add_required(std::string group, std::string name, Target target, std::string help, Check check = {});
+  OptionTable& add_required(std::string group, std::string name, Target target, std::string help,
+                            Check check = {});
 
-  /// Parses `arguments` (without program and command). `--config FILE` and `--help` are always known.
-  /// Returns false when --help was asked for (nothing was checked then). Throws ConfigError.
+  /// Parses `arguments` (without program and command). `--config FILE` and `--help` are always
+  /// known. Returns false when --help was asked for (nothing was checked then). Throws ConfigError.
   bool parse(const std::vector<std::string>& arguments);
 
   /// Whether the option was given, by a flag or the INI file.

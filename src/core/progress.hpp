@@ -1,4 +1,5 @@
-// A progress bar with ETA on long work: redrawn in place on a terminal, else one plain line per interval.
+// A progress bar with ETA on long work: redrawn in place on a terminal, else one plain line per
+// interval.
 #pragma once
 #include <chrono>
 #include <cstdint>
@@ -8,7 +9,8 @@ namespace graphlora {
 
 class Progress {
  public:
-  /// `total` <= 0: unknown, only count and rate are shown. `enabled` is false on ranks other than 0.
+  /// `total` <= 0: unknown, only count and rate are shown. `enabled` is false on ranks other than
+  /// 0.
   Progress(std::string label, std::int64_t total, std::string unit, bool enabled = true);
   ~Progress();
   Progress(const Progress&) = delete;

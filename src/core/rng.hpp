@@ -1,4 +1,5 @@
-// Counter-based and hash-based random numbers: the same bits on every machine, rank and thread count.
+// Counter-based and hash-based random numbers: the same bits on every machine, rank and thread
+// count.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -6,7 +7,8 @@
 
 namespace graphlora {
 
-/// One output of SplitMix64 with state `x` (Steele, Lea, Flood 2014): advances by the golden gamma, then mixes.
+/// One output of SplitMix64 with state `x` (Steele, Lea, Flood 2014): advances by the golden gamma,
+/// then mixes.
 std::uint64_t splitmix64(std::uint64_t x);
 
 /// Stable 64-bit hash of a name (FNV-1a, then splitmix64), to derive a seed from (seed, name).

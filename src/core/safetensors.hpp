@@ -13,7 +13,8 @@
 
 namespace graphlora {
 
-/// Reader over a memory map. Tensors are views of the map (read-only by contract, they keep it alive).
+/// Reader over a memory map. Tensors are views of the map (read-only by contract, they keep it
+/// alive).
 class SafetensorsReader {
  public:
   struct Entry {
@@ -22,7 +23,8 @@ class SafetensorsReader {
     std::uint64_t begin, end;  ///< bytes behind the header
   };
 
-  /// Throws DataError: missing, truncated, overlapping or overlong tensors, header too large, unknown dtype.
+  /// Throws DataError: missing, truncated, overlapping or overlong tensors, header too large,
+  /// unknown dtype.
   explicit SafetensorsReader(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
@@ -33,7 +35,8 @@ class SafetensorsReader {
   /// Throws DataError if there is no such tensor.
   at::Tensor tensor(const std::string& name) const;
   /// The same, with dtype and shape required; -1 in `shape` matches any size. Throws ShapeError.
-  at::Tensor tensor(const std::string& name, at::ScalarType dtype, const std::vector<std::int64_t>& shape) const;
+  at::Tensor tensor(const std::string& name, at::ScalarType dtype,
+                    const std::vector<std::int64_t>& shape) const;
 
  private:
   std::filesystem::path path_;
@@ -43,8 +46,8 @@ class SafetensorsReader {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes CPU tensors in the given order, atomically (temporary name, fsync, rename). Same tensors and
-/// metadata give the same bytes. Throws DataError.
+/// Writes CPU tensors in the given order, atomically (temporary name, fsync, rename). Same tensors
+/// and metadata give the same bytes. Throws DataError.
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata = {});

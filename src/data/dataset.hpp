@@ -48,12 +48,14 @@ class Dataset {
 
   /// Rows of a split, ascending.
   std::vector<std::int64_t> rows_of(Split split) const;
-  /// The `limit` rows of the split with the least splitmix64(sample_seed·0x9E3779B97F4A7C15 + row), in that order;
-  /// limit <= 0: all of them.
-  std::vector<std::int64_t> sample(Split split, std::int64_t limit, std::uint64_t sample_seed) const;
+  /// The `limit` rows of the split with the least splitmix64(sample_seed·0x9E3779B97F4A7C15 + row),
+  /// in that order; limit <= 0: all of them.
+  std::vector<std::int64_t> sample(Split split, std::int64_t limit,
+                                   std::uint64_t sample_seed) const;
 
   /// Items (0…V-1) the user liked strictly before `time`, oldest first, the last `limit` of them.
-  std::span<const std::int64_t> liked_before(std::int64_t user, std::int64_t time, std::int64_t limit) const;
+  std::span<const std::int64_t> liked_before(std::int64_t user, std::int64_t time,
+                                             std::int64_t limit) const;
 
   std::string_view title(std::int64_t item) const;    ///< UTF-8
   std::string_view user_id(std::int64_t user) const;  ///< as in the source files

@@ -1,4 +1,5 @@
-// Prompts: template files with {history}, {user}, {title}, {item}; anchors are recorded as they are built.
+// Prompts: template files with {history}, {user}, {title}, {item}; anchors are recorded as they are
+// built.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -12,9 +13,10 @@
 namespace graphlora {
 
 struct PromptConfig {
-  std::string templates;             ///< file with the templates; empty: the built-in ones
-  std::int64_t history = 10;         ///< liked titles at most
-  std::int64_t max_tokens = 512;     ///< the oldest history titles are dropped first, never the question
+  std::string templates;      ///< file with the templates; empty: the built-in ones
+  std::int64_t history = 10;  ///< liked titles at most
+  std::int64_t max_tokens =
+      512;  ///< the oldest history titles are dropped first, never the question
   std::string yes = " Yes", no = " No";
 };
 
@@ -27,15 +29,18 @@ struct Prompt {
   std::int64_t row = 0;
   std::int32_t template_index = 0;
   std::vector<std::int32_t> tokens;
-  std::vector<Anchor> anchors;      ///< in order of position: the user's and the item's (as the template has them)
-  std::int32_t private_from = 0;    ///< position of the first of {title} and {item}: before it, examples of one user
-                                    ///< with the same history and template are equal
+  std::vector<Anchor>
+      anchors;  ///< in order of position: the user's and the item's (as the template has them)
+  std::int32_t private_from =
+      0;  ///< position of the first of {title} and {item}: before it, examples of one user
+          ///< with the same history and template are equal
   float label = 0;
 };
 
 class PromptBuilder {
  public:
-  /// Throws ConfigError (template errors with FILE:LINE, words that are no single token), keeps references.
+  /// Throws ConfigError (template errors with FILE:LINE, words that are no single token), keeps
+  /// references.
   PromptBuilder(const Dataset& dataset, const Tokenizer& tokenizer, const PromptConfig& config);
 
   std::int32_t templates() const { return static_cast<std::int32_t>(templates_.size()); }

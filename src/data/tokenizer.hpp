@@ -17,8 +17,8 @@ class Tokenizer {
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
 
-  /// Ids of `text` (UTF-8) without the post-processor's special tokens. Thread-safe. Throws DataError on
-  /// invalid UTF-8.
+  /// Ids of `text` (UTF-8) without the post-processor's special tokens. Thread-safe. Throws
+  /// DataError on invalid UTF-8.
   std::vector<std::int32_t> encode(std::string_view text) const;
   std::string decode(const std::vector<std::int32_t>& ids) const;
 

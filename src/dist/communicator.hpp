@@ -1,6 +1,7 @@
-// One interface to MPI and NCCL. Every operation is collective over the communicator's ranks, must be issued
-// in the same order on each, is non-blocking and returns a Handle; tensors must be contiguous and stay alive
-// (the handle keeps them) until `wait` returns. Errors are CommError; nothing exits the process.
+// One interface to MPI and NCCL. Every operation is collective over the communicator's ranks, must
+// be issued in the same order on each, is non-blocking and returns a Handle; tensors must be
+// contiguous and stay alive (the handle keeps them) until `wait` returns. Errors are CommError;
+// nothing exits the process.
 #pragma once
 #include <torch/types.h>
 
@@ -16,7 +17,16 @@ namespace graphlora {
 enum class ReduceOp { sum, max, min };
 
 /// What bytes are moved for: counters are kept per kind, so that a test can prove what travels.
-enum class Traffic : std::uint8_t { parameters, halo, anchors, embedding, metrics, control, pretrain, count };
+enum class Traffic : std::uint8_t {
+  parameters,
+  halo,
+  anchors,
+  embedding,
+  metrics,
+  control,
+  pretrain,
+  count
+};
 
 /// A running operation. Move-only; destroying one that was not waited for waits.
 class Handle {
@@ -40,9 +50,10 @@ class Handle {
 /// Bytes this rank handed to operations of one kind, and their time.
 struct TrafficCounter {
   std::int64_t operations = 0;
-  std::int64_t bytes = 0;            ///< all-reduce, broadcast: the tensor once; others: rows sent to other ranks
-  double seconds = 0;                ///< between issue and completion as seen by wait
-  double exposed_seconds = 0;        ///< spent inside wait
+  std::int64_t bytes =
+      0;               ///< all-reduce, broadcast: the tensor once; others: rows sent to other ranks
+  double seconds = 0;  ///< between issue and completion as seen by wait
+  double exposed_seconds = 0;  ///< spent inside wait
 };
 
 class Communicator {
@@ -54,35 +65,44 @@ class Communicator {
   /// In place, element-wise. bf16 is reduced in fp32.
   virtual Handle all_reduce(at::Tensor tensor, ReduceOp op, Traffic traffic) = 0;
   virtual Handle broadcast(at::Tensor tensor, int root, Traffic traffic) = 0;
-  /// Rows of all ranks one behind the other: `receive` has Σ counts rows, `send` counts[rank()]; the trailing
-  /// shape and dtype are the same everywhere.
-  virtual Handle all_gather_rows(at::Tensor send, at::Tensor receive, std::span<const std::int64_t> counts,
+  /// Rows of all ranks one behind the other: `receive` has Σ counts rows, `send` counts[rank()];
+  /// the trailing shape and dtype are the same everywhere.
+  virtual Handle all_gather_rows(at::Tensor send, at::Tensor receive,
+                                 std::span<const std::int64_t> counts, Traffic traffic) = 0;
+  /// send_counts[p] rows go to rank p, in order; receive_counts[p] rows come from it. Counts are in
+  /// rows.
+  virtual Handle all_to_all_rows(at::Tensor send, std::span<const std::int64_t> send_counts,
+                                 at::Tensor receive, std::span<const std::int64_t> receive_counts,
                                  Traffic traffic) = 0;
-  /// send_counts[p] rows go to rank p, in order; receive_counts[p] rows come from it. Counts are in rows.
-  virtual Handle all_to_all_rows(at::Tensor send, std::span<const std::int64_t> send_counts, at::Tensor receive,
-                                 std::span<const std::int64_t> receive_counts, Traffic traffic) = 0;
   /// Rows summed over ranks; rank p keeps its counts[p] rows.
-  virtual Handle reduce_scatter_rows(at::Tensor send, at::Tensor receive, std::span<const std::int64_t> counts,
-                                     Traffic traffic) = 0;
+  virtual Handle reduce_scatter_rows(at::Tensor send, at::Tensor receive,
+                                     std::span<const std::int64_t> counts, Traffic traffic) = 0;
   virtual void barrier() = 0;
-  /// Operations issued between begin and end may be fused (NCCL groups); handles are valid after end.
+  /// Operations issued between begin and end may be fused (NCCL groups); handles are valid after
+  /// end.
   virtual void group_begin() = 0;
   virtual void group_end() = 0;
   /// Ranks with the same color, ordered by key. Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
   /// Blocking convenience over the above: counts[p] of what every rank p will send to every other.
-  std::vector<std::int64_t> exchange_counts(std::span<const std::int64_t> send_counts, Traffic traffic);
+  std::vector<std::int64_t> exchange_counts(std::span<const std::int64_t> send_counts,
+                                            Traffic traffic);
   /// `value` of every rank, in rank order. Blocking.
   std::vector<std::int64_t> all_gather(std::int64_t value, Traffic traffic);
   /// Rows of every rank with counts found out first: returns (rows, counts). Blocking.
-  std::pair<at::Tensor, std::vector<std::int64_t>> all_gather_varying(const at::Tensor& rows, Traffic traffic);
+  std::pair<at::Tensor, std::vector<std::int64_t>> all_gather_varying(const at::Tensor& rows,
+                                                                      Traffic traffic);
 
-  const TrafficCounter& counter(Traffic traffic) const { return counters_[static_cast<std::size_t>(traffic)]; }
+  const TrafficCounter& counter(Traffic traffic) const {
+    return counters_[static_cast<std::size_t>(traffic)];
+  }
   void reset_counters() { counters_ = {}; }
 
  protected:
-  TrafficCounter& counter_of(Traffic traffic) { return counters_[static_cast<std::size_t>(traffic)]; }
+  TrafficCounter& counter_of(Traffic traffic) {
+    return counters_[static_cast<std::size_t>(traffic)];
+  }
 
  private:
   std::array<TrafficCounter, static_cast<std::size_t>(Traffic::count)> counters_{};
@@ -91,7 +111,9 @@ class Communicator {
 /// Groups operations for as long as it lives.
 class CommunicationGroup {
  public:
-  explicit CommunicationGroup(Communicator& communicator) : communicator_(communicator) { communicator_.group_begin(); }
+  explicit CommunicationGroup(Communicator& communicator) : communicator_(communicator) {
+    communicator_.group_begin();
+  }
   ~CommunicationGroup() noexcept(false) { communicator_.group_end(); }
   CommunicationGroup(const CommunicationGroup&) = delete;
 

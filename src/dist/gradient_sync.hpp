@@ -8,21 +8,25 @@
 
 namespace graphlora {
 
-/// Sums gradients over the axis of each parameter's Placement. Parameters without a gradient contribute zeros,
-/// so that every rank issues the same operations.
+/// Sums gradients over the axis of each parameter's Placement. Parameters without a gradient
+/// contribute zeros, so that every rank issues the same operations.
 class GradientSync {
  public:
-  /// The parameters must be the same, in the same order, on every rank of an axis. `bucket_bytes`: size of a bucket.
-  GradientSync(ProcessGrid& grid, std::vector<Parameter> parameters, std::int64_t bucket_bytes = 8 << 20);
+  /// The parameters must be the same, in the same order, on every rank of an axis. `bucket_bytes`:
+  /// size of a bucket.
+  GradientSync(ProcessGrid& grid, std::vector<Parameter> parameters,
+               std::int64_t bucket_bytes = 8 << 20);
 
   /// Copies the gradients of `placement`'s parameters into buckets and starts their reductions.
   void start(const std::vector<Placement>& placements);
   /// Waits for all that was started and writes the sums back to value.grad().
   void wait();
 
-  /// Bytes of all the parameters' gradients: what a step must move, to compare with the communicator's counter.
+  /// Bytes of all the parameters' gradients: what a step must move, to compare with the
+  /// communicator's counter.
   std::int64_t bytes_per_step() const;
-  /// Test hook: pretend that `placement` belonged to `axis` (none: not reduced). Mutation tests break the table by it.
+  /// Test hook: pretend that `placement` belonged to `axis` (none: not reduced). Mutation tests
+  /// break the table by it.
   void override_axis_for_test(Placement placement, std::optional<Axis> axis);
 
  private:
@@ -38,8 +42,8 @@ class GradientSync {
   std::vector<std::pair<Bucket, Handle>> running_;
 };
 
-/// Throws CommError naming the first parameter whose bytes differ between ranks that should hold the same ones.
-/// Collective over the grid.
+/// Throws CommError naming the first parameter whose bytes differ between ranks that should hold
+/// the same ones. Collective over the grid.
 void check_replicas_equal(ProcessGrid& grid, const std::vector<Parameter>& parameters);
 
 }  // namespace graphlora

@@ -9,7 +9,8 @@
 namespace graphlora {
 
 /// Owns MPI_Init/MPI_Finalize (thread level SERIALIZED, MPI_ERRORS_RETURN) and the signal flag.
-/// Three kinds of failure: agreed (agree()), alone (run() prints rank, host, step, cause, then MPI_Abort), hang.
+/// Three kinds of failure: agreed (agree()), alone (run() prints rank, host, step, cause, then
+/// MPI_Abort), hang.
 class Job {
  public:
   Job(int* argc, char*** argv);
@@ -19,19 +20,20 @@ class Job {
 
   std::shared_ptr<Communicator> world() const { return world_; }
 
-  /// Runs `body` and turns what it throws into an exit code. An Error on one rank of several ends the whole job
-  /// at once with that rank's own message. Returns the process' exit code.
+  /// Runs `body` and turns what it throws into an exit code. An Error on one rank of several ends
+  /// the whole job at once with that rank's own message. Returns the process' exit code.
   int run(const std::function<void()>& body);
 
-  /// Runs `body` on every rank; if it throws an Error anywhere, every rank throws AgreedError, and rank 0 has
-  /// printed the message once (that of the lowest failing rank). Collective.
+  /// Runs `body` on every rank; if it throws an Error anywhere, every rank throws AgreedError, and
+  /// rank 0 has printed the message once (that of the lowest failing rank). Collective.
   void agree(const std::function<void()>& body);
 
   /// The step that error messages name; set by the training loop.
   void set_step(std::int64_t step) { step_ = step; }
 
-  /// SIGUSR1 (and, without mpirun, SIGTERM and SIGINT) was received by this process. Local: the trainer reduces it
-  /// over ranks with the step's other scalars, so that all stop at the same step.
+  /// SIGUSR1 (and, without mpirun, SIGTERM and SIGINT) was received by this process. Local: the
+  /// trainer reduces it over ranks with the step's other scalars, so that all stop at the same
+  /// step.
   static bool interrupted();
 
  private:
@@ -39,7 +41,8 @@ class Job {
   std::int64_t step_ = -1;
 };
 
-/// Threads for this rank: cores of the affinity mask divided by the ranks on this host that share it.
+/// Threads for this rank: cores of the affinity mask divided by the ranks on this host that share
+/// it.
 int default_threads(Communicator& world);
 
 /// MPI's world communicator, wrapped; only Job and tests use it. MPI must be initialized.

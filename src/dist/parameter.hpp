@@ -19,13 +19,14 @@ enum class Placement {
 };
 enum class Axis { data, world };
 
-/// SUM over this axis. Base weights (frozen) and the embedding table E (owned row by row) have no row here:
-/// they are never parameters of this kind.
+/// SUM over this axis. Base weights (frozen) and the embedding table E (owned row by row) have no
+/// row here: they are never parameters of this kind.
 Axis reduction_axis(Placement placement);
 /// Whether each tensor rank holds its own slice (its squares are summed over T for the clip norm).
 bool is_sliced(Placement placement);
 
-/// `value` is a leaf that requires grad (fp32 or fp64); its gradient is value.grad(), undefined = zero.
+/// `value` is a leaf that requires grad (fp32 or fp64); its gradient is value.grad(), undefined =
+/// zero.
 struct Parameter {
   std::string name;  ///< as in the checkpoint
   at::Tensor value;

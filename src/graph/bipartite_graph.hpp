@@ -1,4 +1,5 @@
-// The symmetric 0/1 adjacency over training positives, in memory of one process (rank 0, before partitioning).
+// The symmetric 0/1 adjacency over training positives, in memory of one process (rank 0, before
+// partitioning).
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -8,7 +9,8 @@
 
 namespace graphlora {
 
-/// CSR over N nodes, both directions stored, each (user, item) once; entries of a row sorted by (group, column).
+/// CSR over N nodes, both directions stored, each (user, item) once; entries of a row sorted by
+/// (group, column).
 struct BipartiteGraph {
   std::int64_t nodes = 0;
   std::vector<std::int64_t> row_offsets;  ///< N+1

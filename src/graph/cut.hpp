@@ -21,8 +21,9 @@ struct CutView {
 /// Gives each training row its group (window or fold) and each batch group its view of the graph.
 class CutRule {
  public:
-  /// window: training time divided into about equal numbers of rows, never dividing equal timestamps (fewer groups
-  /// than asked if times are few). fold: splitmix64(user·2³² + item) mod groups. none: one group.
+  /// window: training time divided into about equal numbers of rows, never dividing equal
+  /// timestamps (fewer groups than asked if times are few). fold: splitmix64(user·2³² + item) mod
+  /// groups. none: one group.
   CutRule(const Dataset& dataset, CutKind kind, int groups);
   /// From a stored description (partition.json). Throws DataError.
   static CutRule from_json(const nlohmann::json& json);
@@ -31,7 +32,8 @@ class CutRule {
   CutKind kind() const { return kind_; }
   int groups() const { return groups_; }
   std::uint16_t group(std::int64_t user, std::int64_t item, std::int64_t time) const;
-  /// Graph of a training batch of this group. window w drops [w, G), fold f drops [f, f+1), none drops nothing.
+  /// Graph of a training batch of this group. window w drops [w, G), fold f drops [f, f+1), none
+  /// drops nothing.
   CutView training_view(int group) const;
   /// All training positives: what valid, test and export see.
   CutView full_view() const { return {groups_, groups_}; }
@@ -40,7 +42,8 @@ class CutRule {
   CutRule() = default;
   CutKind kind_ = CutKind::none;
   int groups_ = 1;
-  std::vector<std::int64_t> window_starts_;  // first time of each window; the first is the least training time
+  std::vector<std::int64_t>
+      window_starts_;  // first time of each window; the first is the least training time
 };
 
 }  // namespace graphlora

@@ -10,7 +10,8 @@
 
 namespace graphlora {
 
-/// Who sends which rows to whom for one list of node ids per rank. Built collectively, used for any width.
+/// Who sends which rows to whom for one list of node ids per rank. Built collectively, used for any
+/// width.
 class GatherPlan {
  public:
   /// `nodes`: what this rank wants, in order, repeats allowed, possibly none. Collective.
@@ -18,9 +19,11 @@ class GatherPlan {
 
   /// Local rows this rank sends, concatenated by receiving rank (i64).
   const at::Tensor& send_rows() const { return send_rows_; }
-  /// Rows picked by send_rows (one per entry) → the rows this rank asked for, in its order. Collective.
+  /// Rows picked by send_rows (one per entry) → the rows this rank asked for, in its order.
+  /// Collective.
   at::Tensor forward(const at::Tensor& picked_SC, Traffic traffic) const;
-  /// Adjoint of `forward`: gradients of the rows asked for → gradients of the picked rows. Collective.
+  /// Adjoint of `forward`: gradients of the rows asked for → gradients of the picked rows.
+  /// Collective.
   at::Tensor adjoint(const at::Tensor& grad_AC, Traffic traffic) const;
 
  private:

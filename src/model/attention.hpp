@@ -9,9 +9,9 @@
 
 namespace graphlora {
 
-/// q_TND, k_TGD, v_TGD (rotary applied) → o_TND. Softmax in fp32 (fp64 for fp64). Local, differentiable: the backward
-/// recomputes probabilities per segment from q, k, v and the saved log-sum-exp. Segments with a parent are not
-/// supported yet (throws ConfigError).
+/// q_TND, k_TGD, v_TGD (rotary applied) → o_TND. Softmax in fp32 (fp64 for fp64). Local,
+/// differentiable: the backward recomputes probabilities per segment from q, k, v and the saved
+/// log-sum-exp. Segments with a parent are not supported yet (throws ConfigError).
 at::Tensor attention(const at::Tensor& q_TND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
                      std::span<const Segment> segments);
 

@@ -1,4 +1,5 @@
-// Dropout whose bits depend on nothing but what is dropped: same on any grid, packing, machine or device.
+// Dropout whose bits depend on nothing but what is dropped: same on any grid, packing, machine or
+// device.
 #pragma once
 #include <torch/types.h>
 
@@ -16,9 +17,11 @@ struct DropoutKey {
   std::int64_t step = 0;
 };
 
-/// x_TF · mask / (1-p), mask bits from Philox with key (seed, step) and counter (stream, layer, group, position in the
-/// prompt, global feature). streams_T, positions_T: i64. Differentiable in x (the mask is drawn again in backward).
-at::Tensor dropout(const at::Tensor& x_TF, const at::Tensor& streams_T, const at::Tensor& positions_T,
-                   const DropoutKey& key, std::int64_t layer, InputGroup group);
+/// x_TF · mask / (1-p), mask bits from Philox with key (seed, step) and counter (stream, layer,
+/// group, position in the prompt, global feature). streams_T, positions_T: i64. Differentiable in x
+/// (the mask is drawn again in backward).
+at::Tensor dropout(const at::Tensor& x_TF, const at::Tensor& streams_T,
+                   const at::Tensor& positions_T, const DropoutKey& key, std::int64_t layer,
+                   InputGroup group);
 
 }  // namespace graphlora

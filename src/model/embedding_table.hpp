@@ -5,8 +5,8 @@
 
 namespace graphlora {
 
-/// Gradient of E on this rank: dense_nD (if defined) + low_rank_nr · factor_rD (if defined) + sparse rows added at
-/// `sparse_rows_S` (repeats add up). The N x D sum is never materialized.
+/// Gradient of E on this rank: dense_nD (if defined) + low_rank_nr · factor_rD (if defined) +
+/// sparse rows added at `sparse_rows_S` (repeats add up). The N x D sum is never materialized.
 struct EmbeddingGradient {
   at::Tensor dense_nD;
   at::Tensor low_rank_nr, factor_rD;
@@ -22,8 +22,8 @@ struct EmbeddingGradient {
 
 /// Rows of nodes without training interactions are exactly 0 and stay so until trained.
 struct EmbeddingTable {
-  at::Tensor weight_nD;                    ///< Precision::parameter, no autograd
-  at::Tensor exp_avg_nD, exp_avg_sq_nD;    ///< AdamW moments of the rows; undefined under sgd
+  at::Tensor weight_nD;                  ///< Precision::parameter, no autograd
+  at::Tensor exp_avg_nD, exp_avg_sq_nD;  ///< AdamW moments of the rows; undefined under sgd
 };
 
 }  // namespace graphlora

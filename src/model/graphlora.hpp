@@ -1,5 +1,6 @@
-// The recommender's LLM side: frozen decoder, LoRA adapters with injection, score at the last token.
-// Shapes: T tokens of a pack, S examples, M rows of the step's anchor tensors, H hidden, r rank.
+// The recommender's LLM side: frozen decoder, LoRA adapters with injection, score at the last
+// token. Shapes: T tokens of a pack, S examples, M rows of the step's anchor tensors, H hidden, r
+// rank.
 #pragma once
 #include <torch/types.h>
 
@@ -12,28 +13,32 @@
 
 namespace graphlora {
 
-/// What the graph side hands to the LLM for the anchors of this rank's examples, in the order the packs index them.
+/// What the graph side hands to the LLM for the anchors of this rank's examples, in the order the
+/// packs index them.
 struct AnchorRows {
-  at::Tensor embedding_MH;  ///< projector's output; undefined: anchors keep the unknown-word embedding 0
-  at::Tensor z_Mr;          ///< undefined: no injection
+  at::Tensor
+      embedding_MH;  ///< projector's output; undefined: anchors keep the unknown-word embedding 0
+  at::Tensor z_Mr;   ///< undefined: no injection
 };
 
 enum class Score { margin, yes };
 
 class GraphLora {
  public:
-  GraphLora(const LlamaConfig& config, BaseWeights weights, const LoraConfig& lora, const Precision& precision,
-            std::uint64_t seed, Score score);
+  GraphLora(const LlamaConfig& config, BaseWeights weights, const LoraConfig& lora,
+            const Precision& precision, std::uint64_t seed, Score score);
   ~GraphLora();
 
-  /// Scores of the pack's examples, fp32 (fp64 in an fp64 run), with an autograd graph to the adapters and the anchor rows
-  /// (none under NoGradGuard). Activations freed as the backward goes. Local.
+  /// Scores of the pack's examples, fp32 (fp64 in an fp64 run), with an autograd graph to the
+  /// adapters and the anchor rows (none under NoGradGuard). Activations freed as the backward goes.
+  /// Local.
   at::Tensor forward(const Pack& pack, const AnchorRows& anchors, const DropoutKey& dropout);
 
   LoraAdapters& adapters() { return adapters_; }
   const LlamaConfig& config() const { return config_; }
   const Precision& precision() const { return precision_; }
-  /// Sums over injected anchors since the last call: Σ‖λ_gnn·z‖², Σ‖λ_lora·A·x‖² (f64 tensor of 2), for graph_ratio.
+  /// Sums over injected anchors since the last call: Σ‖λ_gnn·z‖², Σ‖λ_lora·A·x‖² (f64 tensor of 2),
+  /// for graph_ratio.
   at::Tensor take_ratio_sums();
 
  private:

@@ -16,15 +16,17 @@ namespace graphlora {
 /// What a Llama-family decoder needs of config.json.
 struct LlamaConfig {
   std::string model_type;
-  std::int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  std::int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0, layers = 0, heads = 0,
+               kv_heads = 0, head_dim = 0;
   std::int64_t max_positions = 0;
   double rms_norm_eps = 1e-5, rope_theta = 10000;
   bool tied_embeddings = false;
 };
 
-/// Frozen weights of one decoder layer; q, k, v and gate, up are stacked along their output features.
+/// Frozen weights of one decoder layer; q, k, v and gate, up are stacked along their output
+/// features.
 struct LayerWeights {
-  at::Tensor qkv_OH;      ///< (Q+2K, H)
+  at::Tensor qkv_OH;  ///< (Q+2K, H)
   at::Tensor o_HQ;
   at::Tensor gate_up_OH;  ///< (2I, H)
   at::Tensor down_HI;
@@ -39,15 +41,16 @@ struct BaseWeights {
 
 class HfCheckpoint {
  public:
-  /// Throws DataError, ShapeError: missing or damaged files, absurd sizes, unsupported architecture (named, with the
-  /// supported ones) or rope scaling.
+  /// Throws DataError, ShapeError: missing or damaged files, absurd sizes, unsupported architecture
+  /// (named, with the supported ones) or rope scaling.
   explicit HfCheckpoint(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const { return directory_; }
   const LlamaConfig& config() const { return config_; }
   /// Hash of config and of tensor names, shapes and file size; goes into manifests.
   const std::string& fingerprint() const { return fingerprint_; }
-  /// Loads all weights in `precision.activation`, without a second copy in another type. Throws DataError on NaN.
+  /// Loads all weights in `precision.activation`, without a second copy in another type. Throws
+  /// DataError on NaN.
   BaseWeights load(const Precision& precision, std::int32_t yes_token, std::int32_t no_token) const;
 
  private:

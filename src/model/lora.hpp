@@ -16,7 +16,8 @@ namespace graphlora {
 
 /// The linears an adapter can sit on; names are HF's.
 enum class Target : std::uint8_t { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj };
-inline constexpr std::array<const char*, 7> kTargetNames{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+inline constexpr std::array<const char*, 7> kTargetNames{
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
 struct LoraConfig {
   std::int64_t rank = 8;
@@ -37,15 +38,21 @@ struct LoraFactors {
 /// All adapters of a model.
 class LoraAdapters {
  public:
-  /// A is Kaiming-uniform(√5) as in PEFT, drawn from (seed, name); B is zero. Throws ConfigError (unknown target, layer
-  /// out of range, rank < 1).
-  LoraAdapters(const LlamaConfig& model, const LoraConfig& config, const Precision& precision, std::uint64_t seed);
+  /// A is Kaiming-uniform(√5) as in PEFT, drawn from (seed, name); B is zero. Throws ConfigError
+  /// (unknown target, layer out of range, rank < 1).
+  LoraAdapters(const LlamaConfig& model, const LoraConfig& config, const Precision& precision,
+               std::uint64_t seed);
   const LoraConfig& config() const { return config_; }
-  const LoraFactors& at(std::int64_t layer, Target target) const { return factors_[layer][static_cast<int>(target)]; }
+  const LoraFactors& at(std::int64_t layer, Target target) const {
+    return factors_[layer][static_cast<int>(target)];
+  }
   bool injects(std::int64_t layer) const { return inject_[layer]; }
-  const at::Tensor& lambda_lora() const { return lambda_lora_; }  ///< scalars; require grad if learned
+  const at::Tensor& lambda_lora() const {
+    return lambda_lora_;
+  }  ///< scalars; require grad if learned
   const at::Tensor& lambda_gnn() const { return lambda_gnn_; }
-  /// Names as in PEFT files: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight; λ: lambda_lora, lambda_gnn.
+  /// Names as in PEFT files: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight; λ:
+  /// lambda_lora, lambda_gnn.
   const std::vector<Parameter>& parameters() const { return parameters_; }
 
  private:

@@ -8,13 +8,14 @@
 
 namespace graphlora {
 
-/// Linear(D → m) → ReLU → Linear(m → H). Names: projector.0.{weight,bias}, projector.2.{weight,bias}.
+/// Linear(D → m) → ReLU → Linear(m → H). Names: projector.0.{weight,bias},
+/// projector.2.{weight,bias}.
 class Projector {
  public:
-  /// Drawn from (seed, name). `input_scale_D`: factor per column folded into the first layer's initial weights, so that
-  /// it reads columns of about unit variance while E·E stays a score.
-  Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden, at::ScalarType dtype,
-            std::uint64_t seed, const at::Tensor& input_scale_D);
+  /// Drawn from (seed, name). `input_scale_D`: factor per column folded into the first layer's
+  /// initial weights, so that it reads columns of about unit variance while E·E stays a score.
+  Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden,
+            at::ScalarType dtype, std::uint64_t seed, const at::Tensor& input_scale_D);
   at::Tensor forward(const at::Tensor& e_AD) const;  ///< e_AD → (A, H). Local, differentiable.
   const std::vector<Parameter>& parameters() const { return parameters_; }
 

@@ -1,4 +1,5 @@
-// Embeddings on disk, whatever the number of ranks: files of contiguous ranges of node ids, at most 1 GiB each.
+// Embeddings on disk, whatever the number of ranks: files of contiguous ranges of node ids, at most
+// 1 GiB each.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -11,15 +12,17 @@
 
 namespace graphlora {
 
-/// Writes embeddings-KKKKK-of-SSSSS.safetensors (node_id i64[n], weight [n,d], exp_avg, exp_avg_sq where defined) into an
-/// existing directory; `owned` are the node ids of the table's rows. File k is written by rank k mod P; every rank sends
-/// its rows of the range. Same bytes at any P. Collective. Throws DataError.
-void write_embeddings(Communicator& world, const std::filesystem::path& directory, const NodeMap& map,
-                      const at::Tensor& owned, const EmbeddingTable& table, std::int64_t max_file_bytes = 1LL << 30);
+/// Writes embeddings-KKKKK-of-SSSSS.safetensors (node_id i64[n], weight [n,d], exp_avg, exp_avg_sq
+/// where defined) into an existing directory; `owned` are the node ids of the table's rows. File k
+/// is written by rank k mod P; every rank sends its rows of the range. Same bytes at any P.
+/// Collective. Throws DataError.
+void write_embeddings(Communicator& world, const std::filesystem::path& directory,
+                      const NodeMap& map, const at::Tensor& owned, const EmbeddingTable& table,
+                      std::int64_t max_file_bytes = 1LL << 30);
 
-/// Reads the rows of `owned` from such a directory into a table of `dtype`; moments are read where present, else left
-/// undefined. Throws DataError (missing ranges, wrong width, NaN). Local.
-EmbeddingTable read_embeddings(const std::filesystem::path& directory, const at::Tensor& owned, std::int64_t nodes,
-                               at::ScalarType dtype);
+/// Reads the rows of `owned` from such a directory into a table of `dtype`; moments are read where
+/// present, else left undefined. Throws DataError (missing ranges, wrong width, NaN). Local.
+EmbeddingTable read_embeddings(const std::filesystem::path& directory, const at::Tensor& owned,
+                               std::int64_t nodes, at::ScalarType dtype);
 
 }  // namespace graphlora

@@ -29,11 +29,14 @@ class Optimizer {
   };
   Optimizer(std::vector<Parameter> parameters, const OptimizerConfig& config);
 
-  /// One update with the gradients in place (undefined: zero), learning rates times `factor`. `step` from 1 (bias
-  /// correction). Gradients are then dropped. Only parameters for which `trains` is true move. Local.
+  /// One update with the gradients in place (undefined: zero), learning rates times `factor`.
+  /// `step` from 1 (bias correction). Gradients are then dropped. Only parameters for which
+  /// `trains` is true move. Local.
   void step(std::int64_t step, double factor, const std::function<bool(const Parameter&)>& trains);
-  /// Per-element AdamW without decay for every owned row (or sgd), in one pass over blocks of rows; no n x D temporary.
-  void step_embedding(EmbeddingTable& table, const EmbeddingGradient& gradient, std::int64_t step, double factor) const;
+  /// Per-element AdamW without decay for every owned row (or sgd), in one pass over blocks of rows;
+  /// no n x D temporary.
+  void step_embedding(EmbeddingTable& table, const EmbeddingGradient& gradient, std::int64_t step,
+                      double factor) const;
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   std::vector<State>& states() { return states_; }

@@ -16,13 +16,15 @@ struct Batch {
   std::vector<std::int64_t> rows;  ///< dataset rows
 };
 
-/// Training rows by cut group, each group's rows sorted by (user, time, row) and cut into blocks of `block` rows; an epoch
-/// is a keyed permutation of the blocks of every group; batches of all groups are interleaved by (seed, epoch).
+/// Training rows by cut group, each group's rows sorted by (user, time, row) and cut into blocks of
+/// `block` rows; an epoch is a keyed permutation of the blocks of every group; batches of all
+/// groups are interleaved by (seed, epoch).
 class Sampler {
  public:
-  /// `max_examples` > 0: only that many training rows (those with the least hash) are used. Throws DataError if no row.
-  Sampler(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size, std::uint64_t seed, std::int64_t block,
-          std::int64_t max_examples);
+  /// `max_examples` > 0: only that many training rows (those with the least hash) are used. Throws
+  /// DataError if no row.
+  Sampler(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size, std::uint64_t seed,
+          std::int64_t block, std::int64_t max_examples);
   std::int64_t batches_per_epoch() const;
   Batch batch(std::int64_t step) const;  ///< step from 1
 
@@ -32,8 +34,8 @@ class Sampler {
   std::uint64_t seed_;
 };
 
-/// Examples dealt longest first to the replica with the fewest tokens (ties: lowest replica, lowest index).
-/// Returns for each replica the indices into `lengths`, ascending.
+/// Examples dealt longest first to the replica with the fewest tokens (ties: lowest replica, lowest
+/// index). Returns for each replica the indices into `lengths`, ascending.
 std::vector<std::vector<std::size_t>> deal(std::span<const std::int64_t> lengths, int replicas);
 
 }  // namespace graphlora

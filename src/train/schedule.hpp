@@ -5,7 +5,8 @@
 
 namespace graphlora {
 
-/// cosine: linear warm-up over `warmup` steps, then cosine from 1 to `floor` at `steps`; constant: 1 throughout.
+/// cosine: linear warm-up over `warmup` steps, then cosine from 1 to `floor` at `steps`; constant:
+/// 1 throughout.
 struct Schedule {
   std::string kind = "cosine";
   std::int64_t warmup = 20, steps = 0;

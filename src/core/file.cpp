@@ -1,0 +1,219 @@
+#include "core/file.hpp"
+
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "core/error.hpp"
+
+namespace graphlora {
+namespace fs = std::filesystem;
+namespace {
+
+struct Descriptor {
+  int fd = -1;
+  ~Descriptor() {
+    if (fd >= 0) close(fd);
+  }
+};
+
+DataError system_error(const fs::path& path, const char* doing) {
+  return DataError("{}: cannot {}: {}", path.string(), doing, std::strerror(errno));
+}
+
+/// Opens a regular file for reading and returns its size.
+std::size_t open_regular(const fs::path& path, Descriptor& file) {
+  file.fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file.fd < 0) throw system_error(path, "open");
+  struct stat status {};
+  if (fstat(file.fd, &status) != 0) throw system_error(path, "stat");
+  if (!S_ISREG(status.st_mode)) throw DataError("{}: is not a regular file", path.string());
+  return static_cast<std::size_t>(status.st_size);
+}
+
+void sync_directory(const fs::path& path) {
+  Descriptor directory{open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  // Some file systems refuse to sync directories; the rename itself has happened by then.
+  if (directory.fd >= 0) fsync(directory.fd);
+}
+
+fs::path temporary_name(const fs::path& path) {
+  fs::path name = path;
+  if (!name.has_filename()) name = name.parent_path();
+  name += ".tmp-" + std::to_string(getpid());
+  return name;
+}
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+    if (!context_ || EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) != 1) {
+      throw Error(ExitCode::internal, "OpenSSL: SHA-256 is not available");
+    }
+  }
+  void update(const void* data, std::size_t size) { EVP_DigestUpdate(context_.get(), data, size); }
+  std::string hex() {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+    unsigned size = 0;
+    EVP_DigestFinal_ex(context_.get(), digest.data(), &size);
+    std::string text;
+    for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", digest[i]);
+    return text;
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+};
+
+}  // namespace
+
+std::string read_file(const fs::path& path, std::size_t limit) {
+  Descriptor file;
+  const std::size_t size = open_regular(path, file);
+  if (size > limit)
+    throw DataError("{}: has {} bytes, more than the {} allowed here", path.string(), size, limit);
+  std::string contents(size, '\0');
+  for (std::size_t done = 0; done < size;) {
+    const ssize_t n = read(file.fd, contents.data() + done, size - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw system_error(path, "read");
+    if (n == 0) throw DataError("{}: became shorter while it was read", path.string());
+    done += static_cast<std::size_t>(n);
+  }
+  return contents;
+}
+
+nlohmann::json read_json(const fs::path& path) {
+  const std::string text = read_file(path);
+  try {
+    return nlohmann::json::parse(text);
+  } catch (const nlohmann::json::exception& e) {
+    // The library's message holds the line, the column and what was expected; its prefix is of no
+    // use to a reader.
+    const std::string what = e.what();
+    const auto bracket = what.find("] ");
+    throw DataError("{}: is not valid JSON: {}", path.string(),
+                    bracket == std::string::npos ? what : what.substr(bracket + 2));
+  }
+}
+
+void write_file(const fs::path& path, std::string_view contents) {
+  AtomicFile file(path);
+  file.write(contents);
+  file.commit();
+}
+
+void write_json(const fs::path& path, const nlohmann::json& json) {
+  write_file(path, json.dump(2) + "\n");
+}
+
+std::string sha256(std::string_view bytes) {
+  Sha256 hash;
+  hash.update(bytes.data(), bytes.size());
+  return hash.hex();
+}
+
+std::string sha256_file(const fs::path& path) {
+  Descriptor file;
+  open_regular(path, file);
+  Sha256 hash;
+  std::vector<char> buffer(std::size_t{1} << 20);
+  while (true) {
+    const ssize_t n = read(file.fd, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw system_error(path, "read");
+    if (n == 0) return hash.hex();
+    hash.update(buffer.data(), static_cast<std::size_t>(n));
+  }
+}
+
+void make_directories(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw DataError("{}: cannot create the directory: {}", path.string(), error.message());
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  Descriptor file;
+  size_ = open_regular(path, file);
+  if (size_ == 0) return;
+  void* data = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (data == MAP_FAILED) throw system_error(path, "map");
+  data_ = static_cast<const std::byte*>(data);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  file_ = std::fopen(temporary_.c_str(), "wbe");
+  if (file_ == nullptr) throw system_error(temporary_, "create");
+}
+
+AtomicFile::~AtomicFile() {
+  if (file_ == nullptr) return;
+  std::fclose(file_);
+  std::error_code ignored;
+  fs::remove(temporary_, ignored);
+}
+
+void AtomicFile::write(const void* data, std::size_t size) {
+  if (size != 0 && std::fwrite(data, 1, size, file_) != size) throw system_error(path_, "write");
+}
+
+void AtomicFile::commit() {
+  if (std::fflush(file_) != 0 || fsync(fileno(file_)) != 0) throw system_error(path_, "write");
+  std::FILE* file = std::exchange(file_, nullptr);
+  const bool closed = std::fclose(file) == 0;
+  if (!closed || std::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const DataError error = system_error(path_, closed ? "rename the finished file to" : "write");
+    std::error_code ignored;
+    fs::remove(temporary_, ignored);
+    throw error;
+  }
+  sync_directory(path_.parent_path());
+}
+
+AtomicDirectory::AtomicDirectory(fs::path path)
+    : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  if (!path_.has_filename()) path_ = path_.parent_path();
+  std::error_code error;
+  fs::remove_all(temporary_, error);
+  make_directories(temporary_);
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  if (committed_) return;
+  std::error_code ignored;
+  fs::remove_all(temporary_, ignored);
+}
+
+void AtomicDirectory::commit() {
+  sync_directory(temporary_);
+  std::error_code error;
+  fs::path old = path_;
+  old += ".old-" + std::to_string(getpid());
+  const bool replaces = fs::exists(path_, error);
+  if (replaces) fs::rename(path_, old, error);
+  if (!error) fs::rename(temporary_, path_, error);
+  if (error) {
+    std::error_code ignored;
+    if (replaces && !fs::exists(path_, ignored)) fs::rename(old, path_, ignored);
+    throw DataError("{}: cannot move the finished directory there: {}", path_.string(),
+                    error.message());
+  }
+  committed_ = true;
+  sync_directory(path_.parent_path());
+  if (replaces) fs::remove_all(old, error);
+}
+
+}  // namespace graphlora

@@ -1,0 +1,203 @@
+#include "core/safetensors.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/error.hpp"
+
+namespace graphlora {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "safetensors is little-endian");
+
+constexpr std::uint64_t kMaxHeader = 100'000'000;  // the format's own limit
+
+struct Dtype {
+  const char* name;
+  at::ScalarType type;
+};
+constexpr std::array kDtypes{
+    Dtype{"F64", at::kDouble},    Dtype{"F32", at::kFloat},  Dtype{"F16", at::kHalf},
+    Dtype{"BF16", at::kBFloat16}, Dtype{"I64", at::kLong},   Dtype{"I32", at::kInt},
+    Dtype{"I16", at::kShort},     Dtype{"I8", at::kChar},    Dtype{"U8", at::kByte},
+    Dtype{"BOOL", at::kBool},     Dtype{"U16", at::kUInt16}, Dtype{"U32", at::kUInt32},
+    Dtype{"U64", at::kUInt64},
+};
+
+const char* dtype_name(at::ScalarType type) {
+  for (const Dtype& d : kDtypes) {
+    if (d.type == type) return d.name;
+  }
+  return "unsupported type";
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ","));
+}
+
+/// Tensor sizes that a hostile header cannot overflow.
+std::uint64_t checked_bytes(const std::string& where, const std::vector<std::int64_t>& shape,
+                            std::uint64_t element) {
+  std::uint64_t bytes = element;
+  for (const std::int64_t size : shape) {
+    if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(size), &bytes)) {
+      throw DataError("{}: shape {} is too large", where, shape_text(shape));
+    }
+  }
+  return bytes;
+}
+
+}  // namespace
+
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path)
+    : path_(path), map_(std::make_shared<MappedFile>(path)) {
+  const auto bytes = map_->bytes();
+  const std::string file = path.string();
+  if (bytes.size() < 8)
+    throw DataError("{}: too short for a safetensors file ({} bytes)", file, bytes.size());
+  std::uint64_t header_size = 0;
+  std::memcpy(&header_size, bytes.data(), 8);
+  if (header_size > kMaxHeader || header_size > bytes.size() - 8) {
+    throw DataError(
+        "{}: header of {} bytes does not fit the file of {} bytes (truncated or not safetensors)",
+        file, header_size, bytes.size());
+  }
+  data_offset_ = 8 + header_size;
+  const std::uint64_t data_size = bytes.size() - data_offset_;
+
+  nlohmann::json header;
+  bool duplicate = false;
+  std::set<std::string> keys;
+  try {
+    const auto* begin = reinterpret_cast<const char*>(bytes.data()) + 8;
+    header =
+        nlohmann::json::parse(begin, begin + header_size, [&](int depth, auto event, auto& value) {
+          if (event == nlohmann::json::parse_event_t::key && depth == 1) {
+            duplicate |= !keys.insert(value.template get<std::string>()).second;
+          }
+          return true;
+        });
+  } catch (const nlohmann::json::exception&) {
+    throw DataError("{}: header is not valid JSON (damaged or not safetensors)", file);
+  }
+  if (!header.is_object()) throw DataError("{}: header is not a JSON object", file);
+  if (duplicate) throw DataError("{}: header names a tensor twice", file);
+
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
+  for (const auto& [name, value] : header.items()) {
+    try {
+      if (name == "__metadata__") {
+        metadata_ = value.get<std::map<std::string, std::string>>();
+        continue;
+      }
+      const std::string where = file + ": tensor " + name;
+      const auto dtype = value.at("dtype").get<std::string>();
+      const auto known = std::find_if(kDtypes.begin(), kDtypes.end(),
+                                      [&](const Dtype& d) { return dtype == d.name; });
+      if (known == kDtypes.end()) throw DataError("{}: unsupported dtype {}", where, dtype);
+      Entry entry{known->type, {}, 0, 0};
+      for (const auto& size : value.at("shape")) {
+        if (!size.is_number_unsigned() || size.get<std::uint64_t>() > (std::uint64_t{1} << 62)) {
+          throw DataError("{}: bad size {} in its shape", where, size.dump());
+        }
+        entry.shape.push_back(size.get<std::int64_t>());
+      }
+      const auto& offsets = value.at("data_offsets");
+      if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+          !offsets[1].is_number_unsigned()) {
+        throw DataError("{}: bad data_offsets", where);
+      }
+      entry.begin = offsets[0].get<std::uint64_t>();
+      entry.end = offsets[1].get<std::uint64_t>();
+      if (entry.begin > entry.end || entry.end > data_size) {
+        throw DataError("{}: bytes {} to {} lie outside the file's {} data bytes (truncated?)",
+                        where, entry.begin, entry.end, data_size);
+      }
+      const std::uint64_t element = c10::elementSize(entry.dtype);
+      if (checked_bytes(where, entry.shape, element) != entry.end - entry.begin) {
+        throw DataError("{}: {} bytes do not hold shape {} of {}", where, entry.end - entry.begin,
+                        shape_text(entry.shape), dtype);
+      }
+      if (entry.begin < entry.end) ranges.emplace_back(entry.begin, entry.end);
+      entries_.emplace(name, std::move(entry));
+    } catch (const nlohmann::json::exception&) {
+      throw DataError("{}: bad header entry for {}", file, name);
+    }
+  }
+  std::sort(ranges.begin(), ranges.end());
+  for (std::size_t i = 1; i < ranges.size(); ++i) {
+    if (ranges[i].first < ranges[i - 1].second) {
+      throw DataError("{}: two tensors overlap at data byte {}", file, ranges[i].first);
+    }
+  }
+}
+
+at::Tensor SafetensorsReader::tensor(const std::string& name) const {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) throw DataError("{}: has no tensor {}", path_.string(), name);
+  const Entry& entry = found->second;
+  const auto options = at::TensorOptions().dtype(entry.dtype);
+  if (entry.begin == entry.end) return at::empty(entry.shape, options);
+  auto* data = const_cast<std::byte*>(map_->bytes().data()) + data_offset_ + entry.begin;
+  // Writers align the header to 8 bytes; a foreign file may not, and vector loads need it.
+  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(entry.dtype) != 0) {
+    at::Tensor copy = at::empty(entry.shape, options);
+    std::memcpy(copy.data_ptr(), data, entry.end - entry.begin);
+    return copy;
+  }
+  return at::from_blob(
+      data, entry.shape, [map = map_](void*) {}, options);
+}
+
+at::Tensor SafetensorsReader::tensor(const std::string& name, at::ScalarType dtype,
+                                     const std::vector<std::int64_t>& shape) const {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) throw DataError("{}: has no tensor {}", path_.string(), name);
+  const Entry& entry = found->second;
+  if (entry.dtype != dtype) {
+    throw ShapeError("{}: tensor {} is {}, expected {}", path_.string(), name,
+                     dtype_name(entry.dtype), dtype_name(dtype));
+  }
+  const bool same =
+      std::equal(entry.shape.begin(), entry.shape.end(), shape.begin(), shape.end(),
+                 [](std::int64_t have, std::int64_t want) { return want == -1 || have == want; });
+  if (!same) {
+    throw ShapeError("{}: tensor {} has shape {}, expected {}", path_.string(), name,
+                     shape_text(entry.shape), shape_text(shape));
+  }
+  return tensor(name);
+}
+
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  std::uint64_t offset = 0;
+  for (const auto& [name, tensor] : tensors) {
+    TORCH_CHECK(!header.contains(name), "safetensors: tensor ", name, " is written twice");
+    const std::uint64_t end = offset + static_cast<std::uint64_t>(tensor.nbytes());
+    header[name] = {
+        {"dtype", dtype_name(tensor.scalar_type())},
+        {"shape", std::vector<std::int64_t>(tensor.sizes().begin(), tensor.sizes().end())},
+        {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  const std::uint64_t size = text.size();
+  AtomicFile file(path);
+  file.write(&size, sizeof size);
+  file.write(text);
+  for (const auto& [name, tensor] : tensors) {
+    const at::Tensor contiguous = tensor.detach().cpu().contiguous();
+    file.write(contiguous.data_ptr(), contiguous.nbytes());
+  }
+  file.commit();
+}
+
+}  // namespace graphlora
