@@ -1,0 +1,44 @@
+// The commands of the program. Each is one file src/cli/NAME.cpp, which defines its two functions.
+#pragma once
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/options.hpp"
+#include "dist/job.hpp"
+
+namespace graphlora {
+
+/// A command's file binds its options in a struct and defines, for NAME `thing`:
+///
+///     struct ThingOptions {
+///       std::string data;
+///       CommonOptions common;
+///       OptionTable table() {
+///         OptionTable table("thing", "Does the thing", "What it reads and writes, in a
+///         paragraph."); table.example("graphlora thing --data run/dataset", "the simplest use")
+///             .add_required("Input", "data", &data, "DIR: dataset written by prepare");
+///         add_common_options(table, common);
+///         return table;
+///       }
+///     };
+///     OptionTable describe_thing() { return table_of<ThingOptions>(); }
+///     int run_thing(Job& job, const std::vector<std::string>& arguments) {
+///       ThingOptions options;
+///       options.table().parse(arguments);  // main has handled --help and agreed on errors
+///       apply_common_options(options.common, *job.world());
+///       …
+///       return 0;
+///     }
+struct Command {
+  const char* name;
+  /// Does the work inside the job; results go to stdout. Collective. Returns the exit code.
+  int (*run)(Job& job, const std::vector<std::string>& arguments);
+  /// Its options with their defaults, for --help and docs: needs no Job.
+  OptionTable (*describe)();
+};
+
+/// All commands, in the order in which a user needs them.
+std::span<const Command> commands();
+
+}  // namespace graphlora

@@ -1,0 +1,29 @@
+// Options that every command has.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "core/options.hpp"
+#include "dist/communicator.hpp"
+
+namespace graphlora {
+
+/// A command may set other defaults before `add_common_options` binds them.
+struct CommonOptions {
+  std::int64_t seed = 1;
+  std::string device = "auto";
+  std::string comm = "auto";
+  std::string precision = "bf16";
+  std::int64_t threads = 0;  ///< 0: the cores this rank may use
+};
+
+/// Name of the group of these options in --help and docs.
+inline constexpr const char* kCommonGroup = "Common options";
+
+/// Adds --seed, --device, --comm, --precision, --threads (--config is always known). Call it last.
+void add_common_options(OptionTable& table, CommonOptions& options);
+
+/// Sets the number of threads of this process. Collective (ranks of a host share its cores).
+void apply_common_options(const CommonOptions& options, Communicator& world);
+
+}  // namespace graphlora

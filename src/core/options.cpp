@@ -1,0 +1,481 @@
+#include "core/options.hpp"
+
+#include <fmt/ranges.h>
+
+#include <boost/program_options.hpp>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+
+namespace graphlora {
+namespace po = boost::program_options;
+namespace {
+
+constexpr std::size_t kMaxIniBytes = 1 << 20;
+constexpr unsigned kHelpWidth = 100;
+
+template <class... Fs>
+struct Overload : Fs... {
+  using Fs::operator()...;
+};
+template <class... Fs>
+Overload(Fs...) -> Overload<Fs...>;
+
+template <class Number>
+Number parse_number(const std::string& text, const char* what) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc::result_out_of_range)
+    throw std::invalid_argument(fmt::format("'{}' is too large", text));
+  if (error != std::errc{} || end != text.data() + text.size() || text.empty())
+    throw std::invalid_argument(fmt::format("expected {}, got '{}'", what, text));
+  return value;
+}
+
+std::vector<std::string> parse_list(const std::string& text) {
+  std::vector<std::string> parts;
+  if (text.empty()) return parts;
+  std::size_t begin = 0;
+  while (true) {
+    const std::size_t comma = text.find(',', begin);
+    parts.push_back(text.substr(begin, comma == std::string::npos ? comma : comma - begin));
+    if (parts.back().empty() || parts.back().find_first_of(" \t") != std::string::npos)
+      throw std::invalid_argument(
+          fmt::format("expected a list separated by commas without spaces, got '{}'", text));
+    if (comma == std::string::npos) return parts;
+    begin = comma + 1;
+  }
+}
+
+/// Throws std::invalid_argument that says what is wrong with the text.
+void assign(const OptionTable::Target& target, const std::string& text) {
+  std::visit(
+      Overload{
+          [&](bool* out) {
+            if (text != "true" && text != "false")
+              throw std::invalid_argument(fmt::format("expected true or false, got '{}'", text));
+            *out = text == "true";
+          },
+          [&](std::int64_t* out) { *out = parse_number<std::int64_t>(text, "a whole number"); },
+          [&](double* out) {
+            const double value = parse_number<double>(text, "a number");
+            if (!std::isfinite(value))
+              throw std::invalid_argument(fmt::format("expected a finite number, got '{}'", text));
+            *out = value;
+          },
+          [&](std::string* out) { *out = text; },
+          [&](std::vector<std::string>* out) { *out = parse_list(text); },
+          [&](std::vector<std::int64_t>* out) {
+            std::vector<std::int64_t> values;
+            for (const std::string& part : parse_list(text))
+              values.push_back(parse_number<std::int64_t>(part, "whole numbers"));
+            *out = std::move(values);
+          },
+      },
+      target);
+}
+
+std::string to_text(const OptionTable::Target& target) {
+  return std::visit(Overload{
+                        [](const bool* value) { return std::string(*value ? "true" : "false"); },
+                        [](const std::int64_t* value) { return fmt::format("{}", *value); },
+                        [](const double* value) { return fmt::format("{}", *value); },
+                        [](const std::string* value) { return *value; },
+                        [](const auto* list) { return fmt::format("{}", fmt::join(*list, ",")); },
+                    },
+                    target);
+}
+
+const char* default_placeholder(const OptionTable::Target& target) {
+  return std::visit(Overload{
+                        [](const bool*) { return "BOOL"; },
+                        [](const std::int64_t*) { return "N"; },
+                        [](const double*) { return "X"; },
+                        [](const std::string*) { return "TEXT"; },
+                        [](const std::vector<std::string>*) { return "A,B,…"; },
+                        [](const std::vector<std::int64_t>*) { return "N,N,…"; },
+                    },
+                    target);
+}
+
+bool is_switch(const OptionTable::Target& target) { return std::holds_alternative<bool*>(target); }
+
+/// Edit distance with insertions, deletions, replacements and swaps of neighbours.
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
+  for (std::size_t i = 0; i <= a.size(); ++i) {
+    for (std::size_t j = 0; j <= b.size(); ++j) {
+      if (i == 0 || j == 0) {
+        d[i][j] = i + j;
+        continue;
+      }
+      d[i][j] =
+          std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+    }
+  }
+  return d[a.size()][b.size()];
+}
+
+std::string trimmed(const std::string& text) {
+  const std::size_t begin = text.find_first_not_of(" \t\r\n");
+  if (begin == std::string::npos) return {};
+  return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
+}
+
+/// Text inside a Markdown table cell.
+std::string cell(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '|' || c == '<' || c == '*' || c == '_') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+}  // namespace
+
+OptionTable::OptionTable(std::string command, std::string summary, std::string description)
+    : command_(std::move(command)),
+      summary_(std::move(summary)),
+      description_(std::move(description)) {}
+
+OptionTable& OptionTable::example(std::string command_line, std::string explanation) {
+  examples_.emplace_back(std::move(command_line), std::move(explanation));
+  return *this;
+}
+
+OptionTable& OptionTable::add(std::string group, std::string name, Target target, std::string help,
+                              Check check) {
+  if (find(name) || name == "config" || name == "help")
+    throw std::logic_error("option added twice: " + name);
+  Option option{.group = std::move(group),
+                .name = std::move(name),
+                .placeholder = default_placeholder(target),
+                .help = std::move(help),
+                .default_text = to_text(target),
+                .target = target,
+                .check = std::move(check)};
+  // A leading word in capitals with a colon ("DIR: …") is the placeholder.
+  const std::size_t colon = option.help.find(": ");
+  const std::string word = option.help.substr(0, colon);
+  if (colon != std::string::npos && !word.empty() &&
+      word.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ_,") == std::string::npos) {
+    option.placeholder = word;
+    option.help.erase(0, colon + 2);
+  }
+  options_.push_back(std::move(option));
+  return *this;
+}
+
+OptionTable& OptionTable::add_required(std::string group, std::string name, Target target,
+                                       std::string help, Check check) {
+  add(std::move(group), std::move(name), target, std::move(help), std::move(check));
+  options_.back().required = true;
+  return *this;
+}
+
+OptionTable& OptionTable::add_positional(std::string group, std::string name, Target target,
+                                         std::string help, Check check) {
+  add_required(std::move(group), std::move(name), target, std::move(help), std::move(check));
+  options_.back().positional = true;
+  return *this;
+}
+
+const OptionTable::Option* OptionTable::find(const std::string& name) const {
+  for (const Option& option : options_)
+    if (option.name == name) return &option;
+  return nullptr;
+}
+
+OptionTable::Option& OptionTable::named(const std::string& name) {
+  return const_cast<Option&>(*find(name));
+}
+
+std::string OptionTable::nearest(const std::string& name) const {
+  std::vector<std::string> names{"config", "help"};
+  for (const Option& option : options_) names.push_back(option.name);
+  return nearest_name(name, names);
+}
+
+bool OptionTable::given(const std::string& name) const {
+  const Option* option = find(name);
+  return option && !option->origin.empty();
+}
+
+namespace {
+
+/// Sets an option from text; what is wrong becomes a ConfigError that starts with the origin.
+template <class Option>
+void set(Option& option, const std::string& origin, const std::string& text) {
+  option.origin = origin;
+  try {
+    assign(option.target, text);
+  } catch (const std::invalid_argument& error) {
+    throw ConfigError("{}: {}", origin, error.what());
+  }
+}
+
+}  // namespace
+
+void OptionTable::read_ini(const std::filesystem::path& path) {
+  std::string text;
+  try {
+    text = read_file(path, kMaxIniBytes);
+  } catch (const Error& error) {
+    throw ConfigError("--config: {}", error.what());
+  }
+  po::options_description known;
+  for (const Option& option : options_)
+    known.add_options()(option.name.c_str(), po::value<std::string>());
+
+  // Boost's parser knows no line numbers, so it is given one line at a time, below its section's.
+  std::istringstream lines(text);
+  std::string line, section;
+  for (int number = 1; std::getline(lines, line); ++number) {
+    const std::string where = fmt::format("{}:{}", path.string(), number);
+    if (line.find('\0') != std::string::npos)
+      throw ConfigError("{}: a NUL byte; this is not an INI file", where);
+    const std::string bare = trimmed(line.substr(0, line.find('#')));
+    if (bare.starts_with('[')) {
+      if (bare.size() < 3 || !bare.ends_with(']'))
+        throw ConfigError("{}: expected a section like [lora], got '{}'", where, bare);
+      section = bare;
+      continue;
+    }
+    std::vector<po::option> parsed;
+    try {
+      std::istringstream one(section + "\n" + line + "\n");
+      parsed = po::parse_config_file(one, known, true).options;
+    } catch (const po::error&) {
+      parsed.emplace_back();
+    }
+    for (const po::option& item : parsed) {
+      const std::string& name = item.string_key;
+      if (name.empty() || name.ends_with('.'))
+        throw ConfigError("{}: expected key = value, [section] or # comment, got '{}'", where,
+                          bare);
+      if (!find(name)) {
+        const std::string last = name.substr(name.rfind('.') + 1);
+        if (find(last) && !section.empty())
+          throw ConfigError("{}: unknown option {}; '{}' stands above the first section", where,
+                            name, last);
+        throw ConfigError("{}: unknown option {} of graphlora {}; the nearest is {}", where, name,
+                          command_, nearest(name));
+      }
+      Option& option = named(name);
+      if (!option.origin.empty())
+        throw ConfigError("{}: {} is given twice; first at {}", where, name,
+                          option.origin.substr(0, option.origin.rfind(": ")));
+      set(option, fmt::format("{}: {}", where, name), item.value.empty() ? "" : item.value[0]);
+    }
+  }
+}
+
+bool OptionTable::parse(const std::vector<std::string>& arguments) {
+  if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end()) return false;
+
+  po::options_description known;
+  known.add_options()("config", po::value<std::string>());
+  for (const Option& option : options_)
+    known.add_options()(option.name.c_str(), po::value<std::string>());
+  // Boost has no switch that may have a value, so a bare one is given its value here.
+  std::vector<std::string> words = arguments;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const Option* option = words[i].starts_with("--") ? find(words[i].substr(2)) : nullptr;
+    const bool detached =
+        i + 1 < words.size() && (words[i + 1] == "true" || words[i + 1] == "false");
+    if (option && is_switch(option->target) && !detached) words[i] += "=true";
+  }
+
+  namespace style = po::command_line_style;
+  std::vector<std::string> positional;
+  for (const Option& option : options_)
+    if (option.positional) positional.push_back(option.name);
+  std::vector<po::option> flags;
+  try {
+    po::command_line_parser parser(words);
+    parser.options(known)
+        .style(style::allow_long | style::long_allow_adjacent | style::long_allow_next)
+        .allow_unregistered();
+    flags = parser.run().options;
+  } catch (const po::error& error) {
+    throw ConfigError("{}; see graphlora {} --help", error.what(), command_);
+  }
+
+  std::vector<std::pair<std::string, std::string>> given;
+  std::string config;
+  std::size_t position = 0;
+  for (const po::option& flag : flags) {
+    std::string name = flag.string_key;
+    if (name.empty() || flag.position_key >= 0) {
+      const std::string& word = flag.original_tokens.empty() ? name : flag.original_tokens[0];
+      if (word == "-h") throw ConfigError("unknown flag -h; the nearest is --help");
+      if (position >= positional.size())
+        throw ConfigError("unexpected argument '{}'; see graphlora {} --help", word, command_);
+      given.emplace_back(positional[position++], word);
+      continue;
+    }
+    if (flag.unregistered)
+      throw ConfigError("unknown flag --{} of graphlora {}; the nearest is --{}", name, command_,
+                        nearest(name));
+    const std::string value = flag.value.empty() ? "" : flag.value[0];
+    if (value.starts_with("--") && (find(value.substr(2)) || value == "--config"))
+      throw ConfigError("--{} needs a value, but {} follows it", name, value);
+    given.emplace_back(name, value);
+  }
+  for (auto item = given.begin(); item != given.end(); ++item) {
+    const auto same = [&](const auto& other) { return other.first == item->first; };
+    if (std::find_if(given.begin(), item, same) != item)
+      throw ConfigError("--{} is given twice", item->first);
+    if (item->first == "config") config = item->second;
+  }
+
+  for (Option& option : options_) option.origin.clear();
+  if (!config.empty()) read_ini(config);
+  for (const auto& [name, text] : given)
+    if (name != "config") set(named(name), "--" + name, text);
+
+  for (const Option& option : options_) {
+    if (option.required && option.origin.empty()) {
+      if (option.positional) throw ConfigError("{} is required: {}", option.placeholder, usage());
+      throw ConfigError("--{} {} is required ({}); see graphlora {} --help", option.name,
+                        option.placeholder, option.help, command_);
+    }
+    if (!option.check) continue;
+    if (const std::string wrong = option.check(); !wrong.empty())
+      throw ConfigError("{}: {}", option.origin.empty() ? "--" + option.name : option.origin,
+                        wrong);
+  }
+  return true;
+}
+
+std::vector<std::string> OptionTable::groups() const {
+  std::vector<std::string> names;
+  for (const Option& option : options_)
+    if (std::find(names.begin(), names.end(), option.group) == names.end())
+      names.push_back(option.group);
+  return names;
+}
+
+std::string OptionTable::usage() const {
+  std::string line = "graphlora " + command_;
+  for (const Option& option : options_) {
+    if (option.positional)
+      line += " " + option.placeholder;
+    else if (option.required)
+      line += fmt::format(" --{} {}", option.name, option.placeholder);
+  }
+  return line + " [options]";
+}
+
+std::string OptionTable::help() const {
+  std::ostringstream out;
+  out << summary_ << ".\n\nUsage: " << usage() << "\n";
+  if (!description_.empty()) out << "\n" << description_ << "\n";
+  if (!examples_.empty()) {
+    out << "\nExamples:\n";
+    for (const auto& [command_line, explanation] : examples_)
+      out << "  # " << explanation << "\n  " << command_line << "\n";
+  }
+  for (const std::string& group : groups()) {
+    po::options_description section(group, kHelpWidth, kHelpWidth * 3 / 5);
+    for (const Option& option : options_) {
+      if (option.group != group) continue;
+      auto* value = po::value<std::string>();
+      value->value_name(is_switch(option.target) ? "" : option.placeholder);
+      std::string text = option.help;
+      if (!option.default_text.empty() && !option.required)
+        text += fmt::format(" (default {})", option.default_text);
+      if (option.required) text += " (required)";
+      section.add_options()(option.name.c_str(), value, text.c_str());
+    }
+    out << "\n" << section;
+  }
+  out << "\nOptions may stand in an INI file, too: --config FILE. Flags win.\n";
+  return out.str();
+}
+
+std::string OptionTable::markdown_group(const std::string& group) const {
+  std::string rows;
+  for (const Option& option : options_) {
+    if (option.group != group) continue;
+    rows += fmt::format("| `--{}` | {} | {} |\n", option.name,
+                        option.required               ? "*required*"
+                        : option.default_text.empty() ? ""
+                                                      : "`" + option.default_text + "`",
+                        cell(option.help));
+  }
+  if (rows.empty()) return {};
+  return fmt::format("| {} | default | meaning |\n|---|---|---|\n{}", cell(group), rows);
+}
+
+std::string OptionTable::markdown(const std::string& without_group) const {
+  std::string out = fmt::format("## {}\n\n{}.\n\n`{}`\n", command_, cell(summary_), usage());
+  if (!description_.empty()) out += "\n" + description_ + "\n";
+  if (!examples_.empty()) {
+    out += "\n```\n";
+    for (const auto& [command_line, explanation] : examples_)
+      out += fmt::format("# {}\n{}\n", explanation, command_line);
+    out += "```\n";
+  }
+  for (const std::string& group : groups())
+    if (group != without_group) out += "\n" + markdown_group(group);
+  return out;
+}
+
+std::vector<std::pair<std::string, std::string>> OptionTable::values() const {
+  std::vector<std::pair<std::string, std::string>> out;
+  for (const Option& option : options_) out.emplace_back(option.name, to_text(option.target));
+  return out;
+}
+
+std::string nearest_name(const std::string& name, const std::vector<std::string>& candidates) {
+  std::string best;
+  std::size_t least = std::numeric_limits<std::size_t>::max();
+  // A name of hostile length would cost its square; no option is that long.
+  std::string bounded = name.substr(0, 100);
+  std::transform(bounded.begin(), bounded.end(), bounded.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  for (const std::string& candidate : candidates) {
+    std::size_t distance = edit_distance(bounded, candidate);
+    if (const std::size_t dot = candidate.rfind('.'); dot != std::string::npos)
+      distance = std::min(distance, edit_distance(bounded, candidate.substr(dot + 1)) + 1);
+    if (distance < least) {
+      least = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+OptionTable::Check in_range(const std::int64_t& value, std::int64_t low, std::int64_t high) {
+  return [&value, low, high]() -> std::string {
+    if (value >= low && value <= high) return {};
+    if (high == std::numeric_limits<std::int64_t>::max())
+      return fmt::format("must be at least {}, got {}", low, value);
+    return fmt::format("must be between {} and {}, got {}", low, high, value);
+  };
+}
+
+OptionTable::Check in_range(const double& value, double low, double high) {
+  return [&value, low, high]() -> std::string {
+    if (value >= low && value <= high) return {};
+    return fmt::format("must be between {} and {}, got {}", low, high, value);
+  };
+}
+
+OptionTable::Check one_of(const std::string& value, std::vector<std::string> choices) {
+  return [&value, choices = std::move(choices)]() -> std::string {
+    if (std::find(choices.begin(), choices.end(), value) != choices.end()) return {};
+    return fmt::format("must be one of {}, got '{}'", fmt::join(choices, ", "), value);
+  };
+}
+
+}  // namespace graphlora
