@@ -21,8 +21,8 @@ struct Batch {
 /// groups are interleaved by (seed, epoch).
 class Sampler {
  public:
-  /// `max_examples` > 0: only that many training rows (those with the least hash) are used. Throws
-  /// DataError if no row.
+  /// `batch_size` must be a multiple of `block` (ConfigError). `max_examples` > 0: only that many
+  /// training rows (those with the least hash) are used. Throws DataError if no row.
   Sampler(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size, std::uint64_t seed,
           std::int64_t block, std::int64_t max_examples);
   std::int64_t batches_per_epoch() const;
@@ -30,7 +30,8 @@ class Sampler {
 
  private:
   std::vector<std::vector<std::int64_t>> group_rows_;
-  std::int64_t batch_size_, block_;
+  std::vector<std::int64_t> first_batch_;  // of each group, and the total behind them
+  std::int64_t block_, blocks_per_batch_ = 0;
   std::uint64_t seed_;
 };
 

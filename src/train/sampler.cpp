@@ -1,0 +1,96 @@
+#include "train/sampler.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+#include "core/error.hpp"
+
+namespace graphlora {
+namespace {
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+std::uint64_t key(std::uint64_t seed, const char* purpose, std::int64_t epoch, int group) {
+  const std::uint64_t of_epoch =
+      splitmix64(hash_name(seed, purpose) ^ static_cast<std::uint64_t>(epoch));
+  return splitmix64(of_epoch ^ static_cast<std::uint64_t>(group));
+}
+
+}  // namespace
+
+Sampler::Sampler(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size,
+                 std::uint64_t seed, std::int64_t block, std::int64_t max_examples)
+    : group_rows_(cut.groups()), block_(block), seed_(seed) {
+  if (batch_size < 1 || block < 1 || batch_size % block != 0) {
+    throw ConfigError("the batch size ({}) must be a positive multiple of the block size ({})",
+                      batch_size, block);
+  }
+  blocks_per_batch_ = batch_size / block;
+  const std::vector<std::int64_t> used = max_examples > 0
+                                             ? dataset.sample(Split::train, max_examples, seed)
+                                             : dataset.rows_of(Split::train);
+  for (const std::int64_t row : used) {
+    group_rows_[cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row])].push_back(
+        row);
+  }
+  const auto order = [&](std::int64_t row) {
+    return std::tuple(dataset.user()[row], dataset.time()[row], row);
+  };
+  first_batch_.push_back(0);
+  for (std::vector<std::int64_t>& rows : group_rows_) {
+    std::sort(rows.begin(), rows.end(),
+              [&](std::int64_t a, std::int64_t b) { return order(a) < order(b); });
+    first_batch_.push_back(first_batch_.back() +
+                           ceil_div(ceil_div(std::ssize(rows), block_), blocks_per_batch_));
+  }
+  if (batches_per_epoch() == 0) {
+    throw DataError("{}: no training rows to sample from", dataset.directory().string());
+  }
+}
+
+std::int64_t Sampler::batches_per_epoch() const { return first_batch_.back(); }
+
+Batch Sampler::batch(std::int64_t step) const {
+  Batch batch;
+  batch.step = step;
+  batch.epoch = (step - 1) / batches_per_epoch();
+  const KeyedPermutation order(static_cast<std::uint64_t>(batches_per_epoch()),
+                               key(seed_, "batches", batch.epoch, 0));
+  const auto number = static_cast<std::int64_t>(
+      order(static_cast<std::uint64_t>((step - 1) % batches_per_epoch())));
+  batch.group =
+      static_cast<int>(std::upper_bound(first_batch_.begin(), first_batch_.end(), number) -
+                       first_batch_.begin() - 1);
+
+  const std::vector<std::int64_t>& rows = group_rows_[batch.group];
+  const std::int64_t blocks = ceil_div(std::ssize(rows), block_);
+  const KeyedPermutation shuffled(static_cast<std::uint64_t>(blocks),
+                                  key(seed_, "blocks", batch.epoch, batch.group));
+  const std::int64_t begin = (number - first_batch_[batch.group]) * blocks_per_batch_;
+  const std::int64_t end = std::min(begin + blocks_per_batch_, blocks);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const std::int64_t first = static_cast<std::int64_t>(shuffled(i)) * block_;
+    const std::int64_t last = std::min<std::int64_t>(first + block_, std::ssize(rows));
+    batch.rows.insert(batch.rows.end(), rows.begin() + first, rows.begin() + last);
+  }
+  return batch;
+}
+
+std::vector<std::vector<std::size_t>> deal(std::span<const std::int64_t> lengths, int replicas) {
+  std::vector<std::size_t> longest_first(lengths.size());
+  std::iota(longest_first.begin(), longest_first.end(), 0);
+  std::stable_sort(longest_first.begin(), longest_first.end(),
+                   [&](std::size_t a, std::size_t b) { return lengths[a] > lengths[b]; });
+  std::vector<std::vector<std::size_t>> shares(replicas);
+  std::vector<std::int64_t> tokens(replicas, 0);
+  for (const std::size_t example : longest_first) {
+    const auto least = std::min_element(tokens.begin(), tokens.end());
+    *least += lengths[example];
+    shares[least - tokens.begin()].push_back(example);
+  }
+  for (auto& share : shares) std::sort(share.begin(), share.end());
+  return shares;
+}
+
+}  // namespace graphlora
