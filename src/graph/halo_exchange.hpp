@@ -10,7 +10,27 @@ namespace graphlora {
 
 /// x_nC → x_(n+h)C: owned rows, then halo rows (rows that do not travel under this plan are 0).
 /// Collective. Differentiable; adjoint: halo gradients travel back and are added to the owners'
-/// rows in a fixed order (by rank, then by send list), owned gradients pass through.
+/// rows in a fixed order (by rank, then by send list), owned gradients pass through. `plan` and
+/// `world` must outlive the graph of autograd.
 at::Tensor halo_exchange(const at::Tensor& x_nC, const GraphPlan& plan, Communicator& world);
+
+/// A halo exchange under way: the parts that overlap with computation of interior rows, without
+/// autograd. All ranks issue them in the same order.
+class HaloTransfer {
+ public:
+  /// Sends owned rows of x_mC (n+h rows, the first n filled) and fills its halo rows at `wait`.
+  static HaloTransfer forward(at::Tensor x_mC, const GraphPlan& plan, Communicator& world);
+  /// Sends the halo rows of g_mC home; at `wait` they are added to its first n rows.
+  static HaloTransfer adjoint(at::Tensor g_mC, const GraphPlan& plan, Communicator& world);
+  void wait();
+
+ private:
+  HaloTransfer(const GraphPlan& plan, at::Tensor rows_mC, bool adjoint)
+      : plan_(plan), rows_mC_(std::move(rows_mC)), adjoint_(adjoint) {}
+  const GraphPlan& plan_;
+  at::Tensor rows_mC_, received_;
+  bool adjoint_;
+  Handle handle_;
+};
 
 }  // namespace graphlora

@@ -1,0 +1,75 @@
+#include "graph/row_sum.hpp"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "graph/spmm_kernel.hpp"
+#ifdef GRAPHLORA_HAS_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "graph/spmm_cuda.hpp"
+#endif
+
+namespace graphlora {
+namespace {
+
+// Widest first; a narrow result takes one pass over the index, a wide one a pass per 32 columns,
+// during which the row's part of the index stays in the cache.
+template <class T>
+void sum_rows(const RowSum<T>& sum, std::int64_t first, std::int64_t last) {
+  for (std::int64_t i = first; i < last; ++i) {
+    std::int64_t column = 0;
+    for (; column + 32 <= sum.width; column += 32) sum_row<32>(sum, i, column);
+    for (; column + 8 <= sum.width; column += 8) sum_row<8>(sum, i, column);
+    for (; column < sum.width; ++column) sum_row<1>(sum, i, column);
+  }
+}
+
+template <class T>
+RowSum<T> arguments(const RowLists& lists, const at::Tensor& x_mC, std::int64_t limit,
+                    const at::Tensor& init_kC, const at::Tensor& out_kC) {
+  const at::Tensor& runs = lists.runs.to(x_mC.device());
+  const at::Tensor& index = lists.index.to(x_mC.device());
+  RowSum<T> sum;
+  sum.x = x_mC.const_data_ptr<T>();
+  sum.runs = runs.const_data_ptr<std::int64_t>();
+  sum.index = index.const_data_ptr<std::int32_t>();
+  sum.index_size = index.numel();
+  sum.init = init_kC.defined() ? init_kC.const_data_ptr<T>() : nullptr;
+  sum.out = out_kC.mutable_data_ptr<T>();
+  sum.width = x_mC.size(1);
+  sum.limit = static_cast<std::int32_t>(limit);
+  return sum;
+}
+
+}  // namespace
+
+void row_sum(const RowLists& lists, const at::Tensor& x_mC, std::int64_t limit,
+             const at::Tensor& init_kC, const at::Tensor& out_kC, std::int64_t first,
+             std::int64_t last) {
+  TORCH_CHECK(x_mC.is_contiguous() && out_kC.is_contiguous() && x_mC.size(1) == out_kC.size(1) &&
+                  out_kC.size(0) == lists.rows() && last <= lists.rows(),
+              "row_sum: shapes do not fit");
+  if (first >= last || x_mC.size(1) == 0) return;
+  AT_DISPATCH_FLOATING_TYPES(x_mC.scalar_type(), "row_sum", [&] {
+    const auto sum = arguments<scalar_t>(lists, x_mC, limit, init_kC, out_kC);
+#ifdef GRAPHLORA_HAS_CUDA
+    if (x_mC.is_cuda()) {
+      const c10::cuda::CUDAGuard guard(x_mC.device());
+      sum_rows_cuda(sum, first, last, c10::cuda::getCurrentCUDAStream());
+      return;
+    }
+#endif
+    TORCH_CHECK(x_mC.is_cpu(), "row_sum: this build has no kernel for ", x_mC.device().str());
+    const auto& blocks = lists.blocks;
+    const auto count = static_cast<std::int64_t>(blocks.size()) - 1;
+    at::parallel_for(0, count, 1, [&](std::int64_t from, std::int64_t to) {
+      sum_rows(sum, std::max(first, blocks[from]), std::min(last, blocks[to]));
+    });
+  });
+}
+
+}  // namespace graphlora

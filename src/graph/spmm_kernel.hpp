@@ -1,0 +1,64 @@
+// The arithmetic of the sparse sums, row by row, for CPU and CUDA alike. No torch headers here.
+#pragma once
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define GRAPHLORA_HOST_DEVICE __host__ __device__
+#else
+#define GRAPHLORA_HOST_DEVICE
+#endif
+
+namespace graphlora {
+
+/// out[i] = init[i] + Σ over k in the two runs of row i of x[index[k]], rows of `width` numbers.
+template <class T>
+struct RowSum {
+  const T* x = nullptr;                ///< rows of `width`
+  const std::int64_t* runs = nullptr;  ///< 4 a row: [begin, end) of the first and second run
+  const std::int32_t* index = nullptr;
+  std::int64_t index_size = 0;
+  const T* init = nullptr;  ///< null: zeros
+  T* out = nullptr;
+  std::int64_t width = 0;
+  std::int32_t limit = 0;  ///< rows of x from here on count as zero
+};
+
+/// Adds x[index[k]][column … column+W) for k in [begin, end) to `sum`, in that order.
+template <int W, class T>
+GRAPHLORA_HOST_DEVICE inline void add_run(const RowSum<T>& a, std::int64_t begin, std::int64_t end,
+                                          std::int64_t column, T* sum) {
+#ifndef __CUDA_ARCH__
+  // Rows of x lie anywhere in memory: ask for them well before they are added. The index runs on
+  // into the next rows, so short rows profit as well.
+  constexpr std::int64_t kAhead = 24;
+  static constexpr T kZeros[W] = {};
+#endif
+  for (std::int64_t k = begin; k < end; ++k) {
+    const std::int32_t j = a.index[k];
+#ifdef __CUDA_ARCH__
+    if (j >= a.limit) continue;
+    const T* row = a.x + j * a.width + column;
+#else
+    // A choice of pointers instead of branches, which would be mispredicted.
+    const std::int32_t next = a.index[k + kAhead < a.index_size ? k + kAhead : k];
+    __builtin_prefetch(next < a.limit ? a.x + next * a.width + column : kZeros);
+    const T* row = j < a.limit ? a.x + j * a.width + column : kZeros;
+#endif
+    for (int w = 0; w < W; ++w) sum[w] += row[w];
+  }
+}
+
+/// Numbers [column, column+W) of one row of the result.
+template <int W, class T>
+GRAPHLORA_HOST_DEVICE inline void sum_row(const RowSum<T>& a, std::int64_t i, std::int64_t column) {
+  T sum[W] = {};
+  if (a.init != nullptr) {
+    for (int w = 0; w < W; ++w) sum[w] = a.init[i * a.width + column + w];
+  }
+  const std::int64_t* run = a.runs + 4 * i;
+  add_run<W>(a, run[0], run[1], column, sum);
+  add_run<W>(a, run[2], run[3], column, sum);
+  for (int w = 0; w < W; ++w) a.out[i * a.width + column + w] = sum[w];
+}
+
+}  // namespace graphlora
