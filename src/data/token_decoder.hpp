@@ -1,0 +1,27 @@
+// Turns tokens back into text: the `decoder` of a tokenizer.json.
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace graphlora {
+
+/// ByteLevel, ByteFallback, Fuse and Replace (of a string), alone or as a Sequence; without one,
+/// tokens are joined by spaces (as in HF).
+class TokenDecoder {
+ public:
+  /// Throws DataError, prefixed by `where`, for what is unknown or unsupported.
+  TokenDecoder(const nlohmann::json& json, const std::string& where);
+  std::string decode(std::vector<std::string> tokens) const;
+
+ private:
+  struct Step {
+    enum class Kind { byte_level, byte_fallback, fuse, replace } kind;
+    std::string pattern, content;
+  };
+  void add(const nlohmann::json& json, const std::string& where);
+  std::vector<Step> steps_;
+  bool spaces_ = false;
+};
+
+}  // namespace graphlora

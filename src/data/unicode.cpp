@@ -1,0 +1,151 @@
+#include "data/unicode.hpp"
+
+#include <unicode/bytestream.h>
+#include <unicode/normalizer2.h>
+#include <unicode/stringpiece.h>
+#include <unicode/uchar.h>
+#include <unicode/utf8.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "core/error.hpp"
+#include "data/unicode_additions.hpp"
+
+namespace graphlora {
+
+std::size_t find_invalid_utf8(std::string_view text) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
+  const auto size = static_cast<std::int64_t>(text.size());
+  for (std::int64_t i = 0; i < size;) {
+    const std::int64_t start = i;
+    UChar32 c;
+    U8_NEXT(bytes, i, size, c);
+    if (c < 0) {
+      return static_cast<std::size_t>(start);
+    }
+  }
+  return std::string_view::npos;
+}
+
+std::string replace_invalid_utf8(std::string_view text) {
+  std::string result;
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
+  const auto size = static_cast<std::int64_t>(text.size());
+  for (std::int64_t i = 0; i < size;) {
+    const std::int64_t start = i;
+    UChar32 c;
+    U8_NEXT(bytes, i, size, c);
+    if (c < 0) {
+      result += "\xEF\xBF\xBD";
+    } else {
+      result += text.substr(static_cast<std::size_t>(start), static_cast<std::size_t>(i - start));
+    }
+  }
+  return result;
+}
+
+char32_t next_code_point(std::string_view text, std::size_t& offset) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
+  UChar32 c;
+  U8_NEXT_UNSAFE(bytes, offset, c);
+  return static_cast<char32_t>(c);
+}
+
+bool is_white_space(char32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)); }
+
+bool is_numeric(char32_t c) {
+  if ((U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0) {
+    return true;
+  }
+  const auto holds = [c](const CodePointRange& range) {
+    return range.first <= c && c <= range.last;
+  };
+  return std::any_of(std::begin(kNewNumbers), std::end(kNewNumbers), holds) ||
+         std::any_of(std::begin(kNewestNumbers), std::end(kNewestNumbers), holds);
+}
+
+bool is_word(char32_t c) {
+  const auto code = static_cast<UChar32>(c);
+  return (U_GET_GC_MASK(code) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 ||
+         u_hasBinaryProperty(code, UCHAR_ALPHABETIC) ||
+         u_hasBinaryProperty(code, UCHAR_JOIN_CONTROL);
+}
+
+namespace {
+
+char32_t last_code_point(std::string_view text, std::size_t& offset) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
+  UChar32 c;
+  U8_PREV_UNSAFE(bytes, offset, c);
+  return static_cast<char32_t>(c);
+}
+
+}  // namespace
+
+bool ends_with_word(std::string_view text) {
+  std::size_t offset = text.size();
+  return !text.empty() && is_word(last_code_point(text, offset));
+}
+
+bool starts_with_word(std::string_view text) {
+  std::size_t offset = 0;
+  return !text.empty() && is_word(next_code_point(text, offset));
+}
+
+std::size_t trailing_white_space(std::string_view text) {
+  std::size_t begin = text.size();
+  while (begin > 0) {
+    std::size_t offset = begin;
+    if (!is_white_space(last_code_point(text, offset))) {
+      break;
+    }
+    begin = offset;
+  }
+  return text.size() - begin;
+}
+
+std::size_t leading_white_space(std::string_view text) {
+  std::size_t end = 0;
+  while (end < text.size()) {
+    std::size_t offset = end;
+    if (!is_white_space(next_code_point(text, offset))) {
+      break;
+    }
+    end = offset;
+  }
+  return end;
+}
+
+std::string normalize(std::string_view text, NormalForm form) {
+  UErrorCode status = U_ZERO_ERROR;
+  const icu::Normalizer2* normalizer = nullptr;
+  switch (form) {
+    case NormalForm::nfc:
+      normalizer = icu::Normalizer2::getNFCInstance(status);
+      break;
+    case NormalForm::nfd:
+      normalizer = icu::Normalizer2::getNFDInstance(status);
+      break;
+    case NormalForm::nfkc:
+      normalizer = icu::Normalizer2::getNFKCInstance(status);
+      break;
+    case NormalForm::nfkd:
+      normalizer = icu::Normalizer2::getNFKDInstance(status);
+      break;
+  }
+  std::string result;
+  if (U_SUCCESS(status)) {
+    icu::StringByteSink<std::string> sink(&result);
+    normalizer->normalizeUTF8(0,
+                              icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size())),
+                              sink, nullptr, status);
+  }
+  if (U_FAILURE(status)) {
+    throw DataError("Unicode normalization failed: {} (is ICU's data installed?)",
+                    u_errorName(status));
+  }
+  return result;
+}
+
+}  // namespace graphlora
