@@ -112,7 +112,8 @@ void write_file(const fs::path& path, std::string_view contents) {
 }
 
 void write_json(const fs::path& path, const nlohmann::json& json) {
-  write_file(path, json.dump(2) + "\n");
+  // Paths and ids from outside may not be UTF-8; that is no reason to lose the file.
+  write_file(path, json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 std::string sha256(std::string_view bytes) {

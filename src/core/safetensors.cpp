@@ -43,12 +43,16 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 std::uint64_t checked_bytes(const std::string& where, const std::vector<std::int64_t>& shape,
                             std::uint64_t element) {
   std::uint64_t bytes = element;
+  bool empty = false;
   for (const std::int64_t size : shape) {
-    if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(size), &bytes)) {
+    // A size of 0 must not hide an overflow of the others: strides are products of them.
+    empty |= size == 0;
+    const std::uint64_t factor = size == 0 ? 1 : static_cast<std::uint64_t>(size);
+    if (__builtin_mul_overflow(bytes, factor, &bytes) || bytes >> 63 != 0) {
       throw DataError("{}: shape {} is too large", where, shape_text(shape));
     }
   }
-  return bytes;
+  return empty ? 0 : bytes;
 }
 
 }  // namespace
@@ -187,7 +191,7 @@ void write_safetensors(const std::filesystem::path& path,
         {"data_offsets", {offset, end}}};
     offset = end;
   }
-  std::string text = header.dump();
+  std::string text = header.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   text.append((8 - text.size() % 8) % 8, ' ');
   const std::uint64_t size = text.size();
   AtomicFile file(path);
