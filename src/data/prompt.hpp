@@ -2,21 +2,23 @@
 // built.
 #pragma once
 #include <cstdint>
-#include <filesystem>
+#include <span>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "data/dataset.hpp"
+#include "data/prompt_template.hpp"
+#include "data/title_tokens.hpp"
 #include "data/tokenizer.hpp"
 
 namespace graphlora {
 
 struct PromptConfig {
   std::string templates;      ///< file with the templates; empty: the built-in ones
+  std::string template_text;  ///< the templates themselves (a checkpoint's), in place of the file
   std::int64_t history = 10;  ///< liked titles at most
-  std::int64_t max_tokens =
-      512;  ///< the oldest history titles are dropped first, never the question
+  /// The oldest history titles are dropped first, never the question.
+  std::int64_t max_tokens = 512;
   std::string yes = " Yes", no = " No";
 };
 
@@ -29,11 +31,11 @@ struct Prompt {
   std::int64_t row = 0;
   std::int32_t template_index = 0;
   std::vector<std::int32_t> tokens;
-  std::vector<Anchor>
-      anchors;  ///< in order of position: the user's and the item's (as the template has them)
-  std::int32_t private_from =
-      0;  ///< position of the first of {title} and {item}: before it, examples of one user
-          ///< with the same history and template are equal
+  /// In order of position: the user's and the item's (as the template has them).
+  std::vector<Anchor> anchors;
+  /// Position of the first of {title} and {item}: before it, examples of one user with the same
+  /// history and template are equal, unless titles were dropped for max_tokens.
+  std::int32_t private_from = 0;
   float label = 0;
 };
 
@@ -50,7 +52,8 @@ class PromptBuilder {
   Prompt build(std::int64_t row, std::int32_t template_index) const;
   /// Number of tokens of build(row, template_index), without building it.
   std::int64_t length(std::int64_t row, std::int32_t template_index) const;
-  /// Hash of the history an example shows; equal for equal histories (of one user).
+  /// Hash of the history an example has (at most PromptConfig::history titles, before any are
+  /// dropped for max_tokens); equal for equal histories.
   std::uint64_t history_hash(std::int64_t row) const;
 
   std::int32_t yes_token() const { return yes_token_; }
@@ -61,18 +64,37 @@ class PromptBuilder {
   const std::string& source() const { return source_; }
 
  private:
+  using Kind = PromptTemplate::Piece::Kind;
   struct Piece {
-    enum class Kind { literal, history, user, title, item } kind;
+    Kind kind;
     std::vector<std::int32_t> tokens;  // of a literal
+  };
+  struct Wording {
+    std::vector<Piece> pieces;
+    std::int64_t fixed_tokens = 0;  // all but titles and history
+    bool has_title = false;
   };
   struct Template {
     double weight = 1;
-    std::vector<Piece> pieces;
-    std::vector<std::int32_t> empty_history;
+    Wording with_history, without;
   };
+  /// What of the history fits, and how long the prompt gets.
+  struct Layout {
+    const Wording* wording;
+    std::span<const std::int64_t> history;
+    std::int64_t tokens;
+  };
+  Wording tokenize(const std::vector<PromptTemplate::Piece>& pieces) const;
+  void check_lengths() const;
+  void check_answer(const std::string& word, std::int32_t id, const char* option,
+                    const std::vector<PromptTemplate>& templates) const;
+  std::span<const std::int64_t> history(std::int64_t row) const;
+  Layout layout(std::int64_t row, std::int32_t template_index) const;
+
   const Dataset& dataset_;
   const Tokenizer& tokenizer_;
   PromptConfig config_;
+  TitleTokens titles_;
   std::vector<Template> templates_;
   std::string source_;
   std::int32_t yes_token_ = -1, no_token_ = -1;
