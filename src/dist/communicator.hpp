@@ -28,7 +28,9 @@ enum class Traffic : std::uint8_t {
   count
 };
 
-/// A running operation. Move-only; destroying one that was not waited for waits.
+/// A running operation. Move-only; destroying or overwriting one that was not waited for waits,
+/// except while an exception unwinds the stack: then other ranks may never come, and the operation
+/// is abandoned.
 class Handle {
  public:
   struct Operation {
@@ -38,7 +40,7 @@ class Handle {
   Handle() = default;
   explicit Handle(std::unique_ptr<Operation> operation) : operation_(std::move(operation)) {}
   Handle(Handle&&) = default;
-  Handle& operator=(Handle&&) = default;
+  Handle& operator=(Handle&& other);
   ~Handle();
   /// Blocks until the result is ready (on CUDA: makes the current stream wait). Throws CommError.
   void wait();

@@ -30,6 +30,9 @@ class GradientSync {
   void override_axis_for_test(Placement placement, std::optional<Axis> axis);
 
  private:
+  /// The table's axis, or the one a test set; none: not reduced.
+  std::optional<Axis> axis_of(Placement placement) const;
+
   struct Bucket {
     Axis axis;
     std::vector<std::size_t> members;

@@ -24,16 +24,18 @@ class Job {
   /// the whole job at once with that rank's own message. Returns the process' exit code.
   int run(const std::function<void()>& body);
 
-  /// Runs `body` on every rank; if it throws an Error anywhere, every rank throws AgreedError, and
-  /// rank 0 has printed the message once (that of the lowest failing rank). Collective.
+  /// Runs `body` on every rank; if it throws anywhere, every rank throws AgreedError, and rank 0
+  /// has printed the message once (that of the lowest failing rank). `body` should be local: a rank
+  /// that fails before one of its collectives leaves the others waiting. CommError passes as it is,
+  /// and so ends the job in run(). Collective.
   void agree(const std::function<void()>& body);
 
   /// The step that error messages name; set by the training loop.
   void set_step(std::int64_t step) { step_ = step; }
 
-  /// SIGUSR1 (and, without mpirun, SIGTERM and SIGINT) was received by this process. Local: the
-  /// trainer reduces it over ranks with the step's other scalars, so that all stop at the same
-  /// step.
+  /// SIGUSR1 (and, without mpirun, SIGTERM and SIGINT; a second one of these ends the process) was
+  /// received. Local: the trainer reduces it over ranks with the step's other scalars, so that all
+  /// stop at the same step.
   static bool interrupted();
 
  private:
@@ -41,11 +43,13 @@ class Job {
   std::int64_t step_ = -1;
 };
 
-/// Threads for this rank: cores of the affinity mask divided by the ranks on this host that share
-/// it.
+/// Threads for this rank: OMP_NUM_THREADS where set, else the cores of the affinity mask divided by
+/// the ranks on this host that share it. Collective.
 int default_threads(Communicator& world);
 
 /// MPI's world communicator, wrapped; only Job and tests use it. MPI must be initialized.
-std::shared_ptr<Communicator> make_mpi_world();
+/// `max_count`: elements (of messages: bytes) per MPI call, more is cut into pieces; tests lower
+/// it.
+std::shared_ptr<Communicator> make_mpi_world(std::int64_t max_count = std::int64_t{1} << 30);
 
 }  // namespace graphlora

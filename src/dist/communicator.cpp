@@ -1,0 +1,56 @@
+#include "dist/communicator.hpp"
+
+#include <exception>
+#include <numeric>
+
+namespace graphlora {
+
+Handle::~Handle() {
+  if (!operation_ || std::uncaught_exceptions() > 0) return;
+  try {
+    wait();
+  } catch (...) {  // NOLINT: a destructor must not throw; whoever needs the error waits
+  }
+}
+
+Handle& Handle::operator=(Handle&& other) {
+  if (this != &other) {
+    wait();
+    operation_ = std::move(other.operation_);
+  }
+  return *this;
+}
+
+void Handle::wait() {
+  if (const auto operation = std::move(operation_)) operation->wait();
+}
+
+std::vector<std::int64_t> Communicator::exchange_counts(std::span<const std::int64_t> send_counts,
+                                                        Traffic traffic) {
+  const at::Tensor send = at::tensor(send_counts, at::kLong);
+  const at::Tensor receive = at::empty({size()}, at::kLong);
+  const std::vector<std::int64_t> ones(size(), 1);
+  all_to_all_rows(send, ones, receive, ones, traffic).wait();
+  const auto* data = receive.const_data_ptr<std::int64_t>();
+  return {data, data + size()};
+}
+
+std::vector<std::int64_t> Communicator::all_gather(std::int64_t value, Traffic traffic) {
+  const at::Tensor send = at::full({1}, value, at::kLong);
+  const at::Tensor receive = at::empty({size()}, at::kLong);
+  all_gather_rows(send, receive, std::vector<std::int64_t>(size(), 1), traffic).wait();
+  const auto* data = receive.const_data_ptr<std::int64_t>();
+  return {data, data + size()};
+}
+
+std::pair<at::Tensor, std::vector<std::int64_t>> Communicator::all_gather_varying(
+    const at::Tensor& rows, Traffic traffic) {
+  std::vector<std::int64_t> counts = all_gather(rows.size(0), traffic);
+  std::vector<std::int64_t> shape = rows.sizes().vec();
+  shape[0] = std::reduce(counts.begin(), counts.end());
+  const at::Tensor all = at::empty(shape, rows.options().requires_grad(false));
+  all_gather_rows(rows.detach(), all, counts, traffic).wait();
+  return {all, std::move(counts)};
+}
+
+}  // namespace graphlora

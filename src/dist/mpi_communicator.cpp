@@ -1,0 +1,392 @@
+#include "dist/mpi_communicator.hpp"
+
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <numeric>
+
+#include "core/error.hpp"
+#include "dist/job.hpp"
+
+namespace graphlora {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The least MPI_TAG_UB that the standard grants.
+constexpr int kTags = 32768;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::string error_text(int status) {
+  char text[MPI_MAX_ERROR_STRING];
+  int length = 0;
+  if (MPI_Error_string(status, text, &length) != MPI_SUCCESS) return fmt::format("code {}", status);
+  return std::string(text, static_cast<std::size_t>(length));
+}
+
+std::int64_t row_bytes(const at::Tensor& rows) {
+  std::int64_t elements = 1;
+  for (std::int64_t d = 1; d < rows.dim(); ++d) elements *= rows.size(d);
+  return elements * static_cast<std::int64_t>(rows.element_size());
+}
+
+bool is_half(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
+
+/// MPI_DATATYPE_NULL for types that have no reduction.
+MPI_Datatype reduction_type(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return MPI_FLOAT;
+    case at::kDouble:
+      return MPI_DOUBLE;
+    case at::kLong:
+      return MPI_INT64_T;
+    case at::kInt:
+      return MPI_INT32_T;
+    case at::kShort:
+      return MPI_INT16_T;
+    case at::kChar:
+      return MPI_INT8_T;
+    case at::kByte:
+      return MPI_UINT8_T;
+    case at::kUInt16:
+      return MPI_UINT16_T;
+    case at::kUInt32:
+      return MPI_UINT32_T;
+    case at::kUInt64:
+      return MPI_UINT64_T;
+    case at::kBool:
+      return MPI_C_BOOL;
+    default:
+      return MPI_DATATYPE_NULL;
+  }
+}
+
+MPI_Op reduction(ReduceOp op, at::ScalarType type) {
+  if (type == at::kBool) return op == ReduceOp::min ? MPI_LAND : MPI_LOR;
+  switch (op) {
+    case ReduceOp::sum:
+      return MPI_SUM;
+    case ReduceOp::max:
+      return MPI_MAX;
+    case ReduceOp::min:
+      return MPI_MIN;
+  }
+  return MPI_OP_NULL;
+}
+
+}  // namespace
+
+/// Requests under way, with the tensors they read and write.
+class MpiCommunicator::Running final : public Handle::Operation {
+ public:
+  Running(MpiCommunicator& owner, const char* name, TrafficCounter& counter,
+          std::vector<at::Tensor> keep)
+      : owner_(owner), name_(name), counter_(counter), keep_(std::move(keep)) {}
+
+  MPI_Request* add(std::int64_t expected_bytes = -1) {
+    requests_.push_back(MPI_REQUEST_NULL);
+    expected_.push_back(expected_bytes);
+    return &requests_.back();
+  }
+  /// What turns the received data into the result.
+  void then(std::function<void()> finish) { finish_ = std::move(finish); }
+
+  void wait() override {
+    if (done_) return;
+    done_ = true;
+    const auto before = Clock::now();
+    std::vector<MPI_Status> statuses(requests_.size());
+    const int status = MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(),
+                                   statuses.empty() ? MPI_STATUSES_IGNORE : statuses.data());
+    counter_.exposed_seconds += seconds_since(before);
+    counter_.seconds += seconds_since(start_);
+    for (const MPI_Status& one : statuses) {
+      if (status == MPI_ERR_IN_STATUS && one.MPI_ERROR != MPI_SUCCESS)
+        owner_.check(one.MPI_ERROR, name_);
+    }
+    owner_.check(status, name_);
+    for (std::size_t i = 0; i < statuses.size(); ++i) {
+      int bytes = 0;
+      if (expected_[i] < 0) continue;
+      MPI_Get_count(&statuses[i], MPI_BYTE, &bytes);
+      if (bytes != expected_[i]) {
+        throw CommError("{}: rank {} expected {} bytes from rank {}, received {}", name_,
+                        owner_.rank_, expected_[i], statuses[i].MPI_SOURCE, bytes);
+      }
+    }
+    if (finish_) finish_();
+    keep_.clear();
+  }
+
+  /// Whether MPI has no more use for the tensors.
+  bool complete() {
+    int all = 0;
+    return done_ || (MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all,
+                                 MPI_STATUSES_IGNORE) == MPI_SUCCESS &&
+                     all != 0);
+  }
+
+  // An exception on this rank may mean that the others never come: waiting would hide it, and
+  // freeing what MPI still writes to would corrupt memory, so the tensors live on until the process
+  // ends.
+  ~Running() override {
+    if (!complete()) {
+      static_cast<void>(std::make_unique<std::vector<at::Tensor>>(std::move(keep_)).release());
+    }
+  }
+
+ private:
+  MpiCommunicator& owner_;
+  const char* name_;
+  TrafficCounter& counter_;
+  std::vector<at::Tensor> keep_;
+  std::vector<MPI_Request> requests_;
+  std::vector<std::int64_t> expected_;
+  std::function<void()> finish_;
+  Clock::time_point start_ = Clock::now();
+  bool done_ = false;
+};
+
+MpiCommunicator::MpiCommunicator(MPI_Comm communicator, std::int64_t max_count)
+    : communicator_(communicator), max_count_(max_count) {
+  MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN);
+  MPI_Comm_rank(communicator_, &rank_);
+  MPI_Comm_size(communicator_, &size_);
+}
+
+MpiCommunicator::~MpiCommunicator() {
+  int finalized = 0;
+  if (MPI_Finalized(&finalized) == MPI_SUCCESS && finalized == 0) MPI_Comm_free(&communicator_);
+}
+
+void MpiCommunicator::check(int status, const char* operation) const {
+  if (status == MPI_SUCCESS) return;
+  throw CommError("{} failed on rank {} of {}: {}", operation, rank_, size_, error_text(status));
+}
+
+void MpiCommunicator::check_tensor(const at::Tensor& tensor, const char* operation,
+                                   const char* role) const {
+  if (!tensor.defined())
+    throw CommError("{} on rank {}: the {} is undefined", operation, rank_, role);
+  if (!tensor.device().is_cpu()) {
+    throw CommError("{} on rank {}: the {} is on {}; the MPI communicator takes CPU tensors only",
+                    operation, rank_, role, tensor.device().str());
+  }
+  if (tensor.layout() != at::kStrided || !tensor.is_contiguous())
+    throw CommError("{} on rank {}: the {} is not contiguous", operation, rank_, role);
+}
+
+void MpiCommunicator::check_rows(const at::Tensor& tensor, std::span<const std::int64_t> counts,
+                                 const char* operation, const char* role) const {
+  check_tensor(tensor, operation, role);
+  if (tensor.dim() < 1)
+    throw CommError("{} on rank {}: the {} has no rows (it is a scalar)", operation, rank_, role);
+  if (counts.size() != static_cast<std::size_t>(size_)) {
+    throw CommError("{} on rank {}: {} counts for {} ranks", operation, rank_, counts.size(),
+                    size_);
+  }
+  std::int64_t rows = 0;
+  for (const std::int64_t count : counts) {
+    if (count < 0) throw CommError("{} on rank {}: a negative count of rows", operation, rank_);
+    rows += count;
+  }
+  if (tensor.size(0) != rows) {
+    throw CommError("{} on rank {}: the {} has {} rows, its counts add up to {}", operation, rank_,
+                    role, tensor.size(0), rows);
+  }
+}
+
+void MpiCommunicator::check_same_rows(const at::Tensor& send, const at::Tensor& receive,
+                                      const char* operation) const {
+  if (send.scalar_type() != receive.scalar_type() ||
+      send.sizes().slice(1) != receive.sizes().slice(1)) {
+    throw CommError("{} on rank {}: rows of type {} and shape {} are sent, of {} and {} received",
+                    operation, rank_, at::toString(send.scalar_type()),
+                    fmt::format("[{}]", fmt::join(send.sizes().slice(1), ", ")),
+                    at::toString(receive.scalar_type()),
+                    fmt::format("[{}]", fmt::join(receive.sizes().slice(1), ", ")));
+  }
+}
+
+void MpiCommunicator::in_pieces(std::int64_t total,
+                                const std::function<void(std::int64_t, int)>& part) const {
+  for (std::int64_t first = 0; first < total; first += max_count_)
+    part(first, static_cast<int>(std::min(max_count_, total - first)));
+}
+
+Handle MpiCommunicator::all_reduce(at::Tensor tensor, ReduceOp op, Traffic traffic) {
+  constexpr const char* kName = "all-reduce";
+  check_tensor(tensor, kName, "tensor");
+  const at::Tensor result = tensor.detach();
+  const at::Tensor work = is_half(result.scalar_type()) ? result.to(at::kFloat) : result;
+  const MPI_Datatype type = reduction_type(work.scalar_type());
+  if (type == MPI_DATATYPE_NULL) {
+    throw CommError("{} on rank {}: tensors of type {} can't be reduced", kName, rank_,
+                    at::toString(tensor.scalar_type()));
+  }
+  TrafficCounter& counter = counter_of(traffic);
+  ++counter.operations;
+  counter.bytes += static_cast<std::int64_t>(result.nbytes());
+  auto running = std::make_unique<Running>(*this, kName, counter, std::vector{result, work});
+  auto* data = static_cast<char*>(work.data_ptr());
+  in_pieces(work.numel(), [&](std::int64_t first, int count) {
+    check(MPI_Iallreduce(MPI_IN_PLACE, data + first * work.element_size(), count, type,
+                         reduction(op, work.scalar_type()), communicator_, running->add()),
+          kName);
+  });
+  if (!work.is_same(result)) running->then([result, work] { result.copy_(work); });
+  return Handle(std::move(running));
+}
+
+Handle MpiCommunicator::broadcast(at::Tensor tensor, int root, Traffic traffic) {
+  constexpr const char* kName = "broadcast";
+  check_tensor(tensor, kName, "tensor");
+  if (root < 0 || root >= size_)
+    throw CommError("{} on rank {}: no rank {} among {}", kName, rank_, root, size_);
+  TrafficCounter& counter = counter_of(traffic);
+  ++counter.operations;
+  counter.bytes += static_cast<std::int64_t>(tensor.nbytes());
+  auto running = std::make_unique<Running>(*this, kName, counter, std::vector{tensor});
+  auto* data = static_cast<char*>(tensor.data_ptr());
+  in_pieces(static_cast<std::int64_t>(tensor.nbytes()), [&](std::int64_t first, int count) {
+    check(MPI_Ibcast(data + first, count, MPI_BYTE, root, communicator_, running->add()), kName);
+  });
+  return Handle(std::move(running));
+}
+
+Handle MpiCommunicator::exchange(const char* name, at::Tensor send,
+                                 std::span<const std::int64_t> send_first,
+                                 std::span<const std::int64_t> send_counts, at::Tensor receive,
+                                 std::span<const std::int64_t> receive_counts, Traffic traffic) {
+  const std::int64_t width = row_bytes(receive);
+  TrafficCounter& counter = counter_of(traffic);
+  ++counter.operations;
+  auto running = std::make_unique<Running>(*this, name, counter, std::vector{send, receive});
+  const int tag = next_tag_;
+  next_tag_ = (next_tag_ + 1) % kTags;
+  const auto* from = static_cast<const char*>(send.data_ptr());
+  auto* to = static_cast<char*>(receive.data_ptr());
+
+  std::int64_t first = 0;
+  for (int peer = 0; peer < size_; ++peer) {
+    char* rows = to + first * width;
+    if (peer == rank_) {
+      if (send_counts[peer] != receive_counts[peer]) {
+        throw CommError("{} on rank {}: {} rows for itself, {} expected", name, rank_,
+                        send_counts[peer], receive_counts[peer]);
+      }
+      if (receive_counts[peer] * width > 0)
+        std::memcpy(rows, from + send_first[peer] * width, receive_counts[peer] * width);
+    } else {
+      in_pieces(receive_counts[peer] * width, [&](std::int64_t begin, int bytes) {
+        check(
+            MPI_Irecv(rows + begin, bytes, MPI_BYTE, peer, tag, communicator_, running->add(bytes)),
+            name);
+      });
+    }
+    first += receive_counts[peer];
+  }
+  // Each rank starts with its right neighbour, so that they don't all send to the same one at once.
+  for (int step = 1; step < size_; ++step) {
+    const int peer = (rank_ + step) % size_;
+    const char* rows = from + send_first[peer] * width;
+    counter.bytes += send_counts[peer] * width;
+    in_pieces(send_counts[peer] * width, [&](std::int64_t begin, int bytes) {
+      check(MPI_Isend(rows + begin, bytes, MPI_BYTE, peer, tag, communicator_, running->add()),
+            name);
+    });
+  }
+  return Handle(std::move(running));
+}
+
+Handle MpiCommunicator::all_gather_rows(at::Tensor send, at::Tensor receive,
+                                        std::span<const std::int64_t> counts, Traffic traffic) {
+  constexpr const char* kName = "all-gather of rows";
+  check_rows(receive, counts, kName, "received tensor");
+  check_tensor(send, kName, "sent tensor");
+  check_same_rows(send, receive, kName);
+  if (send.size(0) != counts[rank_]) {
+    throw CommError("{} on rank {}: {} rows are sent, {} announced", kName, rank_, send.size(0),
+                    counts[rank_]);
+  }
+  const std::vector<std::int64_t> send_first(size_, 0), send_counts(size_, counts[rank_]);
+  return exchange(kName, send, send_first, send_counts, receive, counts, traffic);
+}
+
+Handle MpiCommunicator::all_to_all_rows(at::Tensor send, std::span<const std::int64_t> send_counts,
+                                        at::Tensor receive,
+                                        std::span<const std::int64_t> receive_counts,
+                                        Traffic traffic) {
+  constexpr const char* kName = "all-to-all of rows";
+  check_rows(send, send_counts, kName, "sent tensor");
+  check_rows(receive, receive_counts, kName, "received tensor");
+  check_same_rows(send, receive, kName);
+  std::vector<std::int64_t> send_first(size_, 0);
+  std::exclusive_scan(send_counts.begin(), send_counts.end(), send_first.begin(), std::int64_t{0});
+  return exchange(kName, send, send_first, send_counts, receive, receive_counts, traffic);
+}
+
+Handle MpiCommunicator::reduce_scatter_rows(at::Tensor send, at::Tensor receive,
+                                            std::span<const std::int64_t> counts, Traffic traffic) {
+  constexpr const char* kName = "reduce-scatter of rows";
+  check_rows(send, counts, kName, "sent tensor");
+  check_tensor(receive, kName, "received tensor");
+  check_same_rows(send, receive, kName);
+  if (receive.size(0) != counts[rank_]) {
+    throw CommError("{} on rank {}: room for {} rows, {} announced", kName, rank_, receive.size(0),
+                    counts[rank_]);
+  }
+  const at::Tensor result = receive.detach();
+  const bool half = is_half(send.scalar_type());
+  const at::Tensor from = half ? send.detach().to(at::kFloat) : send.detach();
+  const at::Tensor to = half ? at::empty_like(result, at::kFloat) : result;
+  const MPI_Datatype type = reduction_type(from.scalar_type());
+  if (type == MPI_DATATYPE_NULL) {
+    throw CommError("{} on rank {}: tensors of type {} can't be reduced", kName, rank_,
+                    at::toString(send.scalar_type()));
+  }
+  TrafficCounter& counter = counter_of(traffic);
+  ++counter.operations;
+  counter.bytes += (send.size(0) - counts[rank_]) * row_bytes(send);
+  auto running = std::make_unique<Running>(*this, kName, counter, std::vector{from, to, result});
+  const auto* source = static_cast<const char*>(from.data_ptr());
+  auto* target = static_cast<char*>(to.data_ptr());
+  const std::int64_t width = row_bytes(from);
+  const auto item = static_cast<std::int64_t>(from.element_size());
+  const MPI_Op op = reduction(ReduceOp::sum, from.scalar_type());
+  std::int64_t row = 0;
+  for (int root = 0; root < size_; ++root) {
+    in_pieces(counts[root] * width / item, [&](std::int64_t first, int count) {
+      check(MPI_Ireduce(source + row * width + first * item,
+                        root == rank_ ? target + first * item : nullptr, count, type, op, root,
+                        communicator_, running->add()),
+            kName);
+    });
+    row += counts[root];
+  }
+  if (half) running->then([result, to] { result.copy_(to); });
+  return Handle(std::move(running));
+}
+
+void MpiCommunicator::barrier() { check(MPI_Barrier(communicator_), "barrier"); }
+
+std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key) {
+  MPI_Comm part = MPI_COMM_NULL;
+  check(MPI_Comm_split(communicator_, color, key, &part), "split");
+  return std::make_unique<MpiCommunicator>(part, max_count_);
+}
+
+std::shared_ptr<Communicator> make_mpi_world(std::int64_t max_count) {
+  MPI_Comm world = MPI_COMM_NULL;
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  const int status = MPI_Comm_dup(MPI_COMM_WORLD, &world);
+  if (status != MPI_SUCCESS)
+    throw CommError("MPI_COMM_WORLD can't be duplicated: {}", error_text(status));
+  return std::make_shared<MpiCommunicator>(world, max_count);
+}
+
+}  // namespace graphlora

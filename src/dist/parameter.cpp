@@ -1,0 +1,39 @@
+#include "dist/parameter.hpp"
+
+#include <array>
+
+namespace graphlora {
+namespace {
+
+struct Row {
+  Placement placement;
+  Axis axis;
+  bool sliced;
+};
+
+// The table of design section 3: one row per Placement, in the order of the enum.
+constexpr std::array<Row, 7> kTable{{
+    {Placement::lora_a_column, Axis::data, false},
+    {Placement::lora_b_column, Axis::data, true},
+    {Placement::lora_a_row, Axis::data, true},
+    {Placement::lora_b_row, Axis::data, false},
+    {Placement::lambda, Axis::data, false},
+    {Placement::projector, Axis::world, false},
+    {Placement::gnn, Axis::world, false},
+}};
+
+constexpr bool in_enum_order() {
+  for (std::size_t i = 0; i < kTable.size(); ++i)
+    if (static_cast<std::size_t>(kTable[i].placement) != i) return false;
+  return true;
+}
+static_assert(in_enum_order());
+
+const Row& row_of(Placement placement) { return kTable.at(static_cast<std::size_t>(placement)); }
+
+}  // namespace
+
+Axis reduction_axis(Placement placement) { return row_of(placement).axis; }
+bool is_sliced(Placement placement) { return row_of(placement).sliced; }
+
+}  // namespace graphlora
