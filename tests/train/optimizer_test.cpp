@@ -1,0 +1,247 @@
+// Shapes: n owned rows, D = d_e, r rank, S sparse rows.
+#include "train/optimizer.hpp"
+
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+
+namespace graphlora {
+namespace {
+
+const auto kAll = [](const Parameter&) { return true; };
+
+Parameter parameter(const std::string& name, at::Tensor value,
+                    Placement placement = Placement::projector, bool decay = true) {
+  return {name, std::move(value).requires_grad_(), placement, decay};
+}
+
+at::Tensor tensor_of(const nlohmann::json& values) {
+  return at::tensor(values.get<std::vector<double>>(), at::kDouble);
+}
+
+void expect_close(const at::Tensor& a, const at::Tensor& b, double tolerance) {
+  EXPECT_TRUE(at::allclose(a, b, tolerance, tolerance)) << (a - b).abs().max().item<double>();
+}
+
+TEST(Optimizer, AdamWEqualsTorchInFp64) {
+  const auto golden = read_json("tests/golden/optimizer.json");
+  OptimizerConfig config;
+  config.lr = golden.at("lr");
+  config.weight_decay = golden.at("weight_decay");
+  config.epsilon = golden.at("epsilon");
+  const at::Tensor weight = tensor_of(golden.at("weight")).reshape({5, 3});
+  const at::Tensor bias = tensor_of(golden.at("bias"));
+  Optimizer optimizer({parameter("weight", weight), parameter("bias", bias, Placement::gnn, false)},
+                      config);
+  std::int64_t number = 0;
+  for (const auto& step : golden.at("steps")) {
+    weight.mutable_grad() = tensor_of(step.at("weight_grad")).reshape({5, 3});
+    bias.mutable_grad() = tensor_of(step.at("bias_grad"));
+    optimizer.step(++number, step.at("factor"), kAll);
+    EXPECT_FALSE(weight.grad().defined());
+    expect_close(weight.detach().flatten(), tensor_of(step.at("weight")), 1e-12);
+    expect_close(bias.detach(), tensor_of(step.at("bias")), 1e-12);
+    expect_close(optimizer.states()[0].exp_avg.flatten(), tensor_of(step.at("weight_exp_avg")),
+                 1e-12);
+    expect_close(optimizer.states()[0].exp_avg_sq.flatten(),
+                 tensor_of(step.at("weight_exp_avg_sq")), 1e-12);
+  }
+}
+
+TEST(Optimizer, UndefinedGradientIsZero) {
+  const at::Tensor a = at::randn({7}), b = a.clone();
+  OptimizerConfig config;
+  config.weight_decay = 0.1;
+  Optimizer optimizer({parameter("a", a), parameter("b", b)}, config);
+  a.mutable_grad() = at::ones({7});
+  b.mutable_grad() = at::ones({7});
+  optimizer.step(1, 1, kAll);
+  b.mutable_grad() = at::zeros({7});
+  optimizer.step(2, 1, kAll);
+  EXPECT_TRUE(at::equal(a.detach(), b.detach()));
+}
+
+TEST(Optimizer, OnlyWhatTrainsMovesAndEveryGradientIsDropped) {
+  const at::Tensor a = at::randn({3}), b = at::randn({3});
+  const at::Tensor b_before = b.clone();
+  Optimizer optimizer({parameter("a", a), parameter("b", b, Placement::gnn)}, {});
+  a.mutable_grad() = at::ones({3});
+  b.mutable_grad() = at::ones({3});
+  optimizer.step(1, 1, [](const Parameter& p) { return p.placement != Placement::gnn; });
+  EXPECT_TRUE(at::equal(b.detach(), b_before));
+  EXPECT_EQ(optimizer.states()[1].exp_avg.abs().sum().item<float>(), 0);
+  EXPECT_FALSE(a.grad().defined());
+  EXPECT_FALSE(b.grad().defined());
+}
+
+TEST(Optimizer, EachPlacementHasItsRate) {
+  OptimizerConfig config;
+  config.lr = 1;
+  config.lr_lora = 2;
+  config.lr_projector = 0;
+  EXPECT_EQ(config.rate(Placement::lora_a_column), 2);
+  EXPECT_EQ(config.rate(Placement::lora_b_row), 2);
+  EXPECT_EQ(config.rate(Placement::lambda), 2);
+  EXPECT_EQ(config.rate(Placement::projector), 0);
+  EXPECT_EQ(config.rate(Placement::gnn), 1);
+  EXPECT_EQ(config.embedding_rate(), 1);
+  config.lr_embedding = 0.5;
+  EXPECT_EQ(config.embedding_rate(), 0.5);
+}
+
+TEST(Optimizer, Sgd) {
+  const at::Tensor a = at::ones({2, 2}, at::kDouble);
+  OptimizerConfig config;
+  config.type = "sgd";
+  config.lr = 0.5;
+  config.weight_decay = 0.1;  // sgd knows no decay
+  Optimizer optimizer({parameter("a", a)}, config);
+  EXPECT_FALSE(optimizer.states()[0].exp_avg.defined());
+  a.mutable_grad() = at::arange(4, at::kDouble).reshape({2, 2});
+  optimizer.step(1, 0.5, kAll);
+  EXPECT_TRUE(at::equal(a.detach(), 1 - 0.25 * at::arange(4, at::kDouble).reshape({2, 2})));
+
+  EmbeddingTable table{
+      .weight_nD = at::ones({3, 2}, at::kDouble), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
+  EmbeddingGradient gradient;
+  gradient.dense_nD = at::full({3, 2}, 2, at::kDouble);
+  optimizer.step_embedding(table, gradient, 1, 1);
+  EXPECT_TRUE(at::equal(table.weight_nD, at::zeros({3, 2}, at::kDouble)));
+  EXPECT_FALSE(table.exp_avg_nD.defined());
+}
+
+TEST(Optimizer, UnknownType) {
+  OptimizerConfig config;
+  config.type = "adam";
+  EXPECT_THROW(Optimizer({}, config), ConfigError);
+}
+
+TEST(Optimizer, LargeParametersUseEveryThreadAlike) {
+  const at::Tensor a = at::randn({100003}), b = a.clone();
+  const at::Tensor gradient = at::randn({100003});
+  const int threads = at::get_num_threads();
+  for (const auto& [value, count] : {std::pair(a, 1), std::pair(b, 3)}) {
+    at::set_num_threads(count);
+    Optimizer optimizer({parameter("p", value)}, {});
+    value.mutable_grad() = gradient.clone();
+    optimizer.step(1, 1, kAll);
+  }
+  at::set_num_threads(threads);
+  EXPECT_TRUE(at::equal(a.detach(), b.detach()));
+}
+
+struct EmbeddingCase {
+  const char* name;
+  bool dense, low_rank, sparse;
+};
+
+class OptimizerEmbedding
+    : public testing::TestWithParam<std::tuple<EmbeddingCase, at::ScalarType>> {};
+
+TEST_P(OptimizerEmbedding, EqualsDenseAdamWOfTheMaterializedGradient) {
+  const auto& [which, type] = GetParam();
+  const std::int64_t n = 201, D = 10, r = 4, S = 60;
+  const auto options = at::dtype(type);
+  at::manual_seed(1);
+  OptimizerConfig config;
+  config.lr = 0.5;
+  config.lr_embedding = 1e-2;
+  config.weight_decay = 0.3;  // E has none
+  EmbeddingTable table{
+      .weight_nD = at::randn({n, D}, options), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
+  const at::Tensor dense_nD = table.weight_nD.clone();
+  OptimizerConfig plain = config;
+  plain.weight_decay = 0;
+  plain.lr = plain.lr_embedding;
+  Optimizer oracle({parameter("E", dense_nD)}, plain);
+  const Optimizer optimizer({}, config);
+  for (std::int64_t step = 1; step <= 4; ++step) {
+    EmbeddingGradient gradient;
+    at::Tensor total_nD = at::zeros({n, D}, options);
+    if (which.dense) {
+      gradient.dense_nD = at::randn({n, D}, options);
+      total_nD += gradient.dense_nD;
+    }
+    if (which.low_rank) {
+      gradient.low_rank_nr = at::randn({n, r}, options);
+      gradient.factor_rD = at::randn({r, D}, options);
+      total_nD += gradient.low_rank_nr.mm(gradient.factor_rD);
+    }
+    if (which.sparse) {
+      gradient.sparse_rows_S = at::randint(0, n / 3, {S}, at::kLong) * 3;  // with repeats
+      gradient.sparse_SD = at::randn({S, D}, options);
+      total_nD.index_add_(0, gradient.sparse_rows_S, gradient.sparse_SD);
+    }
+    dense_nD.mutable_grad() = total_nD;
+    oracle.step(step, 0.5, kAll);
+    optimizer.step_embedding(table, gradient, step, 0.5);
+    const double tolerance = type == at::kDouble ? 1e-12 : 2e-4;
+    expect_close(table.weight_nD, dense_nD.detach(), tolerance);
+    expect_close(table.exp_avg_nD, oracle.states()[0].exp_avg, tolerance);
+    expect_close(table.exp_avg_sq_nD, oracle.states()[0].exp_avg_sq, tolerance);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Forms, OptimizerEmbedding,
+    testing::Combine(testing::Values(EmbeddingCase{"none", false, false, false},
+                                     EmbeddingCase{"dense", true, false, false},
+                                     EmbeddingCase{"low_rank", false, true, false},
+                                     EmbeddingCase{"sparse", false, false, true},
+                                     EmbeddingCase{"low_rank_and_sparse", false, true, true},
+                                     EmbeddingCase{"all", true, true, true}),
+                     testing::Values(at::kDouble, at::kFloat)),
+    [](const auto& info) {
+      return std::string(std::get<0>(info.param).name) + "_" +
+             c10::toString(std::get<1>(info.param));
+    });
+
+TEST(OptimizerEmbedding, RowsThatNeverHadAGradientStayExactlyZero) {
+  EmbeddingTable table{.weight_nD = at::zeros({100, 4}), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
+  const Optimizer optimizer({}, {});
+  for (std::int64_t step = 1; step <= 3; ++step) {
+    EmbeddingGradient gradient;
+    gradient.sparse_rows_S = at::tensor({70, 3}, at::kLong);
+    gradient.sparse_SD = at::ones({2, 4});
+    optimizer.step_embedding(table, gradient, step, 1);
+  }
+  EXPECT_NE(table.weight_nD[3][0].item<float>(), 0);
+  EXPECT_NE(table.weight_nD[70][3].item<float>(), 0);
+  EXPECT_EQ(table.weight_nD.ne(0).sum().item<std::int64_t>(), 8);
+}
+
+TEST(OptimizerEmbedding, AnEmptyPartIsLegal) {
+  EmbeddingTable table{.weight_nD = at::zeros({0, 4}), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
+  EmbeddingGradient gradient;
+  gradient.low_rank_nr = at::zeros({0, 2});
+  gradient.factor_rD = at::ones({2, 4});
+  gradient.sparse_rows_S = at::empty({0}, at::kLong);
+  gradient.sparse_SD = at::empty({0, 4});
+  Optimizer({}, {}).step_embedding(table, gradient, 1, 1);
+  EXPECT_EQ(table.exp_avg_nD.sizes(), table.weight_nD.sizes());
+}
+
+TEST(OptimizerEmbedding, SameBitsOnAnyNumberOfThreads) {
+  const int threads = at::get_num_threads();
+  std::vector<at::Tensor> results;
+  for (const int count : {1, 2, 3}) {
+    at::set_num_threads(count);
+    at::manual_seed(3);
+    EmbeddingTable table{.weight_nD = at::randn({1000, 16}), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
+    EmbeddingGradient gradient;
+    gradient.low_rank_nr = at::randn({1000, 8});
+    gradient.factor_rD = at::randn({8, 16});
+    gradient.sparse_rows_S = at::randint(0, 1000, {300}, at::kLong);
+    gradient.sparse_SD = at::randn({300, 16});
+    Optimizer({}, {}).step_embedding(table, gradient, 1, 1);
+    results.push_back(table.weight_nD);
+  }
+  at::set_num_threads(threads);
+  EXPECT_TRUE(at::equal(results[0], results[1]));
+  EXPECT_TRUE(at::equal(results[0], results[2]));
+}
+
+}  // namespace
+}  // namespace graphlora
