@@ -56,7 +56,7 @@ stamp_name() { echo "${1//\//_}"; }
 
 # Set-up, build, model, data, dataset, shards and pretrained embeddings, in run/quickstart.
 prepare_all() {
-  launch/setup "$@"
+  launch/setup
   say "build (some minutes the first time)"
   launch/build release graphlora_cli >&2
   step "SmolLM2-135M-Instruct" $work/model "20 s, 75 MB to download" launch/fetch_model.py -- \
