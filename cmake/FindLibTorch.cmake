@@ -4,8 +4,9 @@
 # environment, the project's own .venv. TorchConfig.cmake is not used: that of a CUDA build refuses
 # to load on a machine without a CUDA toolkit, while its libtorch_cpu serves there well.
 #
-# Targets: LibTorch::cpu (torch_cpu, c10), LibTorch::cuda (adds torch_cuda, c10_cuda; only where the
-# wheel's CUDA libraries are all installed).
+# Targets: LibTorch::cpu (torch_cpu, c10), LibTorch::c10_cuda (streams and guards), LibTorch::cuda
+# (torch_cuda). The last two exist only where every library they need is installed; otherwise
+# LibTorch_CUDA_REASON says what is missing. LibTorch_OPENMP_LIBRARY: the OpenMP runtime it carries, if any.
 set(_hints ${LibTorch_ROOT} $ENV{LibTorch_ROOT})
 if(Torch_DIR)
   list(APPEND _hints "${Torch_DIR}/../../..")
@@ -20,6 +21,7 @@ find_library(LibTorch_CPU_LIBRARY torch_cpu HINTS "${_root}/lib" NO_DEFAULT_PATH
 find_library(LibTorch_C10_LIBRARY c10 HINTS "${_root}/lib" NO_DEFAULT_PATH)
 find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS "${_root}/lib" NO_DEFAULT_PATH)
 find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS "${_root}/lib" NO_DEFAULT_PATH)
+file(GLOB LibTorch_OPENMP_LIBRARY "${_root}/lib/libgomp*.so*")
 find_file(LibTorch_VERSION_FILE version.py HINTS "${_root}" NO_DEFAULT_PATH)
 if(LibTorch_VERSION_FILE)
   file(STRINGS "${LibTorch_VERSION_FILE}" _line REGEX "^__version__")
@@ -46,4 +48,36 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
     IMPORTED_LOCATION "${LibTorch_CPU_LIBRARY}"
     INTERFACE_COMPILE_OPTIONS "SHELL:-idirafter ${LibTorch_INCLUDE_DIR}/torch/csrc/api/include;SHELL:-idirafter ${LibTorch_INCLUDE_DIR}"
     INTERFACE_LINK_LIBRARIES LibTorch::c10)
+endif()
+
+# Sets `result` to the libraries a shared library needs and the loader does not find.
+function(_libtorch_unresolved library result)
+  find_program(LibTorch_LDD ldd)
+  mark_as_advanced(LibTorch_LDD)
+  set(missing "")
+  if(LibTorch_LDD)
+    execute_process(COMMAND ${LibTorch_LDD} "${library}" OUTPUT_VARIABLE text ERROR_QUIET)
+    string(REGEX MATCHALL "[^ \t\n]+ => not found" missing "${text}")
+    string(REPLACE " => not found" "" missing "${missing}")
+    list(REMOVE_DUPLICATES missing)
+  endif()
+  set(${result} "${missing}" PARENT_SCOPE)
+endfunction()
+
+set(LibTorch_CUDA_REASON "a CPU-only LibTorch")
+if(LibTorch_FOUND AND LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY AND NOT TARGET LibTorch::c10_cuda)
+  _libtorch_unresolved("${LibTorch_C10_CUDA_LIBRARY}" _missing)
+  if(NOT _missing)
+    add_library(LibTorch::c10_cuda UNKNOWN IMPORTED)
+    set_target_properties(LibTorch::c10_cuda PROPERTIES
+      IMPORTED_LOCATION "${LibTorch_C10_CUDA_LIBRARY}" INTERFACE_LINK_LIBRARIES LibTorch::cpu)
+    _libtorch_unresolved("${LibTorch_CUDA_LIBRARY}" _missing)
+    if(NOT _missing)
+      add_library(LibTorch::cuda UNKNOWN IMPORTED)
+      set_target_properties(LibTorch::cuda PROPERTIES
+        IMPORTED_LOCATION "${LibTorch_CUDA_LIBRARY}" INTERFACE_LINK_LIBRARIES LibTorch::c10_cuda)
+    endif()
+  endif()
+  list(JOIN _missing ", " _missing)
+  set(LibTorch_CUDA_REASON "not installed: ${_missing}; launch/setup --gpu installs them")
 endif()

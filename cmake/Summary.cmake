@@ -1,0 +1,13 @@
+# What was found, in one table.
+if(NCCL_FOUND)
+  set(_nccl "${NCCL_VERSION} (${NCCL_LIBRARY})")
+else()
+  set(_nccl "not found")
+endif()
+message(STATUS "GraphLoRA ${PROJECT_VERSION}, ${CMAKE_BUILD_TYPE}")
+message(STATUS "  LibTorch  ${LibTorch_VERSION} (${LibTorch_LIBRARY_DIR})")
+message(STATUS "  MPI       ${MPI_CXX_VERSION} (${MPIEXEC_EXECUTABLE})")
+message(STATUS "  METIS     ${METIS_LIBRARY}")
+message(STATUS "  CUDA      ${graphlora_cuda_note}")
+message(STATUS "  NCCL      ${_nccl}")
+message(STATUS "  OpenMP    ${OpenMP_CXX_VERSION}")
