@@ -46,7 +46,7 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   # installed one, whose library spdlog links.
   set_target_properties(LibTorch::cpu PROPERTIES
     IMPORTED_LOCATION "${LibTorch_CPU_LIBRARY}"
-    INTERFACE_COMPILE_OPTIONS "SHELL:-idirafter ${LibTorch_INCLUDE_DIR}/torch/csrc/api/include;SHELL:-idirafter ${LibTorch_INCLUDE_DIR}"
+    INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${LibTorch_INCLUDE_DIR}/torch/csrc/api/include>;$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${LibTorch_INCLUDE_DIR}>"
     INTERFACE_LINK_LIBRARIES LibTorch::c10)
 endif()
 
