@@ -3,7 +3,7 @@
 #pragma once
 #include <torch/types.h>
 
-#include <optional>
+#include <memory>
 #include <span>
 
 #include "dist/process_grid.hpp"
@@ -19,30 +19,37 @@ namespace graphlora {
 class AnchorStage {
  public:
   /// `gnn` and `projector` may be null. All are kept by reference.
-  AnchorStage(ProcessGrid& grid, const NodeMap& map, const Shard& shard,
-              const EmbeddingTable& table, Gnn* gnn, Projector* projector);
+  AnchorStage(ProcessGrid& grid, const NodeMap& map, const Shard& shard, const EmbeddingTable& table, Gnn* gnn,
+              Projector* projector);
+  ~AnchorStage();
 
-  /// Rows for the anchors `nodes` of this rank's examples under `view`; unknown[i] != 0 zeroes E
-  /// and z of anchor i. When training, the tensors are leaves that require grad, and the LLM
-  /// accumulates into them. Collective.
-  AnchorRows forward(const CutView& view, std::span<const std::int64_t> nodes,
-                     std::span<const std::uint8_t> unknown, bool training);
-  /// From the leaves' gradients: projector and GNN gradients into their parameters, E's as
-  /// returned. Collective.
+  /// Rows for the anchors `nodes` of this rank's examples under `view`; unknown[i] != 0 zeroes E and z of anchor i.
+  /// The tensors are leaves that require grad, and the LLM accumulates into them. Collective.
+  AnchorRows forward(const CutView& view, std::span<const std::int64_t> nodes, std::span<const std::uint8_t> unknown);
+  /// From the leaves' gradients: projector and GNN gradients into their parameters, E's as returned. Collective.
   EmbeddingGradient backward();
 
-  /// z of all owned nodes under the full view (export). Collective.
+  /// Runs the GNN over all training positives once; `infer` then serves rows from it without gradients. Call again after
+  /// parameters moved. Collective, as is `infer`.
+  void begin_inference();
+  AnchorRows infer(std::span<const std::int64_t> nodes);
+
+  /// z of all owned nodes over all training positives, (n, r); undefined without a GNN. Collective.
   at::Tensor node_z();
 
  private:
-  struct Running;
+  struct Step;
+  /// Rows [E | z] picked for sending; z is absent without a GNN.
+  at::Tensor picked_rows(const GatherPlan& gather, const at::Tensor& z_Sr) const;
+
   ProcessGrid& grid_;
   const NodeMap& map_;
   const Shard& shard_;
   const EmbeddingTable& table_;
   Gnn* gnn_;
   Projector* projector_;
-  std::shared_ptr<Running> running_;
+  std::unique_ptr<Step> step_;
+  at::Tensor inference_z_nr_;
 };
 
 }  // namespace graphlora

@@ -5,18 +5,19 @@
 
 namespace graphlora {
 
-/// Gradient of E on this rank: dense_nD (if defined) + low_rank_nr · factor_rD (if defined) +
-/// sparse rows added at `sparse_rows_S` (repeats add up). The N x D sum is never materialized.
+/// Gradient of E on this rank: low_rank_nr · factor_rD (if defined) plus `sparse_SD` at the rows `sparse_rows_S` (if
+/// defined). The n x D sum is never materialized.
 struct EmbeddingGradient {
-  at::Tensor dense_nD;
   at::Tensor low_rank_nr, factor_rD;
-  at::Tensor sparse_rows_S, sparse_SD;  ///< i64 local rows; values
+  at::Tensor sparse_rows_S, sparse_SD;  ///< i64 local rows, ascending, each once; their values
 
-  /// ‖dE‖² of this rank's rows, f64 scalar tensor, by the expansion of design section 3 step 5.
-  at::Tensor squared_norm() const;
-  /// Rows [begin, end) of the gradient.
-  at::Tensor rows(std::int64_t begin, std::int64_t end) const;
-  /// Everything multiplied by `factor` (in place where possible): the clip.
+  /// Sets the sparse part from rows in any order with repeats: equal rows are summed in the order given.
+  void set_sparse(const at::Tensor& rows_S, const at::Tensor& values_SD);
+  /// ‖dE‖² of this rank's rows as f64: Σ p(W·Wᵀ)pᵀ + Σ_s (2·p·W·sᵀ + ‖s‖²).
+  double squared_norm() const;
+  /// Rows [begin, end) of the gradient, (end − begin, D), written to `out` of that shape.
+  void rows(std::int64_t begin, std::int64_t end, at::Tensor& out) const;
+  /// Everything multiplied by `factor`: the clip.
   void scale_(double factor);
 };
 

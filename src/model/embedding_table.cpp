@@ -1,0 +1,51 @@
+#include "model/embedding_table.hpp"
+
+#include <algorithm>
+#include <span>
+
+namespace graphlora {
+
+void EmbeddingGradient::set_sparse(const at::Tensor& rows_S, const at::Tensor& values_SD) {
+  const auto [sorted, order] = rows_S.sort(/*stable=*/true, /*dim=*/0);
+  const auto [unique, inverse, counts] = at::unique_consecutive(sorted, /*return_inverse=*/true);
+  sparse_rows_S = unique;
+  sparse_SD = at::zeros({unique.size(0), values_SD.size(1)}, values_SD.options());
+  // index_add_ walks its index in order, so that equal rows are summed in the order given.
+  sparse_SD.index_add_(0, inverse, values_SD.index_select(0, order));
+}
+
+double EmbeddingGradient::squared_norm() const {
+  at::Tensor sum = at::zeros({}, at::kDouble);
+  if (low_rank_nr.defined()) {
+    const at::Tensor gram_rr = at::mm(factor_rD, factor_rD.t());
+    sum = sum + (at::mm(low_rank_nr, gram_rr) * low_rank_nr).sum(at::kDouble);
+    if (sparse_rows_S.defined()) {
+      const at::Tensor p_Sr = low_rank_nr.index_select(0, sparse_rows_S);
+      sum = sum + 2 * (at::mm(p_Sr, factor_rD) * sparse_SD).sum(at::kDouble);
+    }
+  }
+  if (sparse_SD.defined()) sum = sum + sparse_SD.square().sum(at::kDouble);
+  return sum.item<double>();
+}
+
+void EmbeddingGradient::rows(std::int64_t begin, std::int64_t end, at::Tensor& out) const {
+  if (low_rank_nr.defined()) {
+    at::mm_out(out, low_rank_nr.slice(0, begin, end), factor_rD);
+  } else {
+    out.zero_();
+  }
+  if (!sparse_rows_S.defined()) return;
+  const std::span<const std::int64_t> rows(sparse_rows_S.const_data_ptr<std::int64_t>(), sparse_rows_S.numel());
+  const auto first = std::lower_bound(rows.begin(), rows.end(), begin) - rows.begin();
+  const auto last = std::lower_bound(rows.begin(), rows.end(), end) - rows.begin();
+  if (first < last) {
+    out.index_add_(0, sparse_rows_S.slice(0, first, last) - begin, sparse_SD.slice(0, first, last));
+  }
+}
+
+void EmbeddingGradient::scale_(double factor) {
+  if (low_rank_nr.defined()) low_rank_nr.mul_(factor);
+  if (sparse_SD.defined()) sparse_SD.mul_(factor);
+}
+
+}  // namespace graphlora

@@ -1,0 +1,74 @@
+// Checkpoints: OUTPUT/step-NNNNNN/ (docs: design, "Files"), topology-free, verified on loading.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "train/optimizer.hpp"
+#include "train/recommender.hpp"
+
+namespace graphlora {
+
+inline constexpr std::int64_t kCheckpointFormat = 1;
+
+/// What the training loop must remember beside weights and moments; all else follows from (seed, step).
+struct TrainingState {
+  std::int64_t step = 0;
+  double best_auc = -1;                 ///< best validation AUC so far, -1: none
+  std::int64_t best_step = -1;
+  std::int64_t evaluations_since_best = 0;
+};
+
+/// Settings of a run that a resumed one must share; refused by name when they differ.
+struct RunIdentity {
+  std::uint64_t seed = 1;
+  std::int64_t batch_size = 0, block = 1, max_train_examples = 0;
+};
+
+/// Writes step-NNNNNN/ (temporary directory, checksums, rename) and then LATEST. Replicated parameters are hash-compared
+/// first. Collective; errors are agreed.
+void save_checkpoint(Job& job, const std::filesystem::path& output, Recommender& model, Optimizer& optimizer,
+                     const TrainingState& state, const RunIdentity& identity);
+/// Names a step in OUTPUT/BEST. Local to rank 0.
+void mark_best(const std::filesystem::path& output, std::int64_t step);
+/// Deletes all but the newest `keep` steps; never BEST's or LATEST's. keep <= 0: keeps all. Local to rank 0.
+void delete_old_steps(const std::filesystem::path& output, std::int64_t keep);
+
+/// A step directory opened for reading: manifest checked, every file's size and checksum verified.
+class Checkpoint {
+ public:
+  /// `path`: a step, or OUTPUT (BEST, else LATEST; with `prefer_latest` LATEST only). Throws DataError. `verify`: checksums
+  /// too (rank 0 does it for all). Local.
+  Checkpoint(const std::filesystem::path& path, bool prefer_latest, bool verify);
+
+  const std::filesystem::path& directory() const { return directory_; }
+  const nlohmann::json& manifest() const { return manifest_; }
+  ModelConfig model_config() const;
+  TrainingState state() const;
+  bool bias_columns() const;
+  CutKind cut() const;
+  std::int64_t groups() const;
+  /// Throws DataError unless the checkpoint belongs to this very dataset.
+  void require_dataset(const Dataset& dataset) const;
+  /// Throws DataError unless it belongs to this base model.
+  void require_base(const HfCheckpoint& base) const;
+  /// Throws ConfigError naming the first setting that differs from the run that wrote it.
+  void require_identity(const RunIdentity& identity) const;
+  /// Copies the stored values into the model's dense parameters. Throws DataError, ShapeError. Local.
+  void load_parameters(Recommender& model) const;
+  /// Moments of the dense parameters. Local.
+  void load_moments(Optimizer& optimizer) const;
+
+ private:
+  std::filesystem::path directory_;
+  nlohmann::json manifest_;
+};
+
+/// Directory that LATEST names, if there is one.
+std::optional<std::filesystem::path> latest_step(const std::filesystem::path& output);
+
+/// Writes the adapter alone as PEFT does: adapter_config.json and adapter_model.safetensors. Throws DataError. Local.
+void write_adapter(const std::filesystem::path& directory, Recommender& model);
+
+}  // namespace graphlora

@@ -1,0 +1,115 @@
+#include "train/evaluate.hpp"
+
+#include <algorithm>
+
+#include "core/file.hpp"
+#include "core/progress.hpp"
+#include "train/sampler.hpp"
+
+namespace graphlora {
+namespace {
+
+constexpr std::int64_t kChunkPerReplica = 64;  // examples between two exchanges of anchor rows
+
+std::string csv_field(std::string_view text) {
+  if (text.find_first_of(",\"\n\r") == std::string_view::npos) return std::string(text);
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + "\"";
+}
+
+}  // namespace
+
+std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows, std::int64_t micro_batch,
+                              const std::string& progress_label) {
+  const at::NoGradGuard guard;
+  const ProcessGrid& grid = *model.workspace().grid;
+  const PromptBuilder& prompts = model.prompts();
+  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples", grid.rank() == 0);
+  model.anchors().begin_inference();
+
+  std::vector<float> local_score;
+  std::vector<std::int64_t> local_index;
+  const std::int64_t total = static_cast<std::int64_t>(rows.size()), chunk = kChunkPerReplica * grid.replicas();
+  for (std::int64_t begin = 0; begin < total; begin += chunk) {
+    const std::int64_t end = std::min(total, begin + chunk);
+    std::vector<std::int64_t> lengths;
+    for (std::int64_t i = begin; i < end; ++i) lengths.push_back(prompts.length(rows[i], 0));
+    const auto share = deal(lengths, grid.replicas())[grid.replica()];
+
+    std::vector<Prompt> mine;
+    std::vector<std::int64_t> nodes, stream, my_lengths;
+    for (const std::size_t i : share) {
+      mine.push_back(prompts.build(rows[begin + static_cast<std::int64_t>(i)], 0));
+      for (const auto& anchor : mine.back().anchors) nodes.push_back(anchor.node);
+      stream.push_back(mine.back().row);
+      my_lengths.push_back(lengths[i]);
+      local_index.push_back(begin + static_cast<std::int64_t>(i));
+    }
+    const AnchorRows anchors = model.anchors().infer(nodes);
+    std::int64_t first_anchor = 0;
+    const auto bounds = split_by_budget(my_lengths, micro_batch);
+    for (std::size_t k = 0; k + 1 < bounds.size(); ++k) {
+      const std::size_t first = bounds[k], count = bounds[k + 1] - first;
+      const Pack pack =
+          make_pack(std::span(mine).subspan(first, count), std::span(stream).subspan(first, count), first_anchor);
+      first_anchor += pack.anchor_row_A.size(0);
+      const at::Tensor score_S = model.llm().forward(pack, anchors, {}).to(at::kFloat).contiguous();
+      const auto* data = score_S.const_data_ptr<float>();
+      local_score.insert(local_score.end(), data, data + score_S.numel());
+    }
+    progress.update(end);
+  }
+
+  const auto [scores, counts] =
+      grid.data().all_gather_varying(at::tensor(local_score, at::kFloat), Traffic::metrics);
+  const auto [indices, index_counts] =
+      grid.data().all_gather_varying(at::tensor(local_index, at::kLong), Traffic::metrics);
+  std::vector<float> result(rows.size());
+  for (std::int64_t i = 0; i < indices.numel(); ++i) {
+    result[indices.const_data_ptr<std::int64_t>()[i]] = scores.const_data_ptr<float>()[i];
+  }
+  return result;
+}
+
+nlohmann::json Evaluation::to_json(const std::string& split, double seconds) const {
+  nlohmann::ordered_json json;
+  json["split"] = split;
+  json.update(nlohmann::ordered_json(all.to_json()));
+  json["warm"] = warm.to_json();
+  json["cold"] = cold.to_json();
+  json["examples_per_s"] = seconds > 0 ? nlohmann::ordered_json(static_cast<double>(all.rows) / seconds) : nlohmann::ordered_json();
+  return json;
+}
+
+Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows, std::span<const float> scores) {
+  struct Columns {
+    std::vector<float> score;
+    std::vector<std::uint8_t> label;
+    std::vector<std::int64_t> user;
+    RankingQuality quality() const { return ranking_quality(score, label, user); }
+  } all, warm, cold;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    for (Columns* part : {&all, dataset.warm(rows[i]) ? &warm : &cold}) {
+      part->score.push_back(scores[i]);
+      part->label.push_back(dataset.label()[rows[i]]);
+      part->user.push_back(dataset.user()[rows[i]]);
+    }
+  }
+  return {all.quality(), warm.quality(), cold.quality()};
+}
+
+void write_predictions(const std::filesystem::path& path, const Dataset& dataset, std::span<const std::int64_t> rows,
+                       std::span<const float> scores) {
+  AtomicFile file(path);
+  file.write("user,item,label,score\n");
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::int64_t row = rows[i];
+    // fmt writes the shortest digits that read back to the same float.
+    file.write(fmt::format("{},{},{},{}\n", csv_field(dataset.user_id(dataset.user()[row])),
+                           csv_field(dataset.item_id(dataset.item()[row])), int{dataset.label()[row]}, scores[i]));
+  }
+  file.commit();
+}
+
+}  // namespace graphlora

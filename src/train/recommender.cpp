@@ -1,0 +1,144 @@
+#include "train/recommender.hpp"
+
+#include <charconv>
+
+#include "core/error.hpp"
+
+namespace graphlora {
+namespace {
+
+/// Factor per column of E that gives what the projector reads unit root mean square (bias columns: 3, since two columns
+/// must stand against the many others). Collective.
+at::Tensor projector_input_scale(const Workspace& workspace, const EmbeddingTable& table, bool bias_columns) {
+  const at::Tensor e_nD = table.weight_nD.to(at::kDouble);
+  const at::Tensor present_n = (e_nD != 0).any(1).sum().to(at::kDouble);
+  at::Tensor sums = at::cat({e_nD.square().sum(0), present_n.view({1})});
+  workspace.world().all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
+  const std::int64_t width = e_nD.size(1);
+  const at::Tensor rms_D = (sums.slice(0, 0, width) / sums[width].clamp_min(1)).sqrt();
+  at::Tensor scale_D = at::where(rms_D > 0, rms_D.clamp_min(1e-12).reciprocal(), at::ones_like(rms_D));
+  if (bias_columns && width > 2) scale_D.slice(0, width - 2, width).mul_(3);
+  return scale_D;
+}
+
+}  // namespace
+
+nlohmann::json to_json(const ModelConfig& c) {
+  return {{"precision", c.precision},
+          {"lora",
+           {{"rank", c.lora.rank},
+            {"alpha", c.lora.alpha},
+            {"dropout", c.lora.dropout},
+            {"targets", c.lora.targets},
+            {"learn_lambda", c.lora.learn_lambda}}},
+          {"inject", {{"layers", c.lora.inject_layers}, {"lambda_lora", c.lora.lambda_lora}, {"lambda_gnn", c.lora.lambda_gnn}}},
+          {"gnn", {{"type", c.gnn.type}, {"layers", c.gnn.layers}, {"init", c.gnn.init}}},
+          {"projector", {{"type", c.projector}, {"middle", c.projector_middle}}},
+          {"score", c.score},
+          {"prompt",
+           {{"history", c.prompt.history}, {"max_tokens", c.prompt.max_tokens}, {"yes", c.prompt.yes}, {"no", c.prompt.no}}},
+          {"seed", c.seed}};
+}
+
+ModelConfig model_config_from_json(const nlohmann::json& json, const std::string& where) {
+  ModelConfig c;
+  try {
+    json.at("precision").get_to(c.precision);
+    const auto& lora = json.at("lora");
+    lora.at("rank").get_to(c.lora.rank);
+    lora.at("alpha").get_to(c.lora.alpha);
+    lora.at("dropout").get_to(c.lora.dropout);
+    lora.at("targets").get_to(c.lora.targets);
+    lora.at("learn_lambda").get_to(c.lora.learn_lambda);
+    const auto& inject = json.at("inject");
+    c.inject_layers = fmt::format("{}", fmt::join(inject.at("layers").get<std::vector<std::int64_t>>(), ","));
+    if (c.inject_layers.empty()) c.inject_layers = "none";
+    inject.at("lambda_lora").get_to(c.lora.lambda_lora);
+    inject.at("lambda_gnn").get_to(c.lora.lambda_gnn);
+    const auto& gnn = json.at("gnn");
+    gnn.at("type").get_to(c.gnn.type);
+    gnn.at("layers").get_to(c.gnn.layers);
+    gnn.at("init").get_to(c.gnn.init);
+    json.at("projector").at("type").get_to(c.projector);
+    json.at("projector").at("middle").get_to(c.projector_middle);
+    json.at("score").get_to(c.score);
+    const auto& prompt = json.at("prompt");
+    prompt.at("history").get_to(c.prompt.history);
+    prompt.at("max_tokens").get_to(c.prompt.max_tokens);
+    prompt.at("yes").get_to(c.prompt.yes);
+    prompt.at("no").get_to(c.prompt.no);
+    json.at("seed").get_to(c.seed);
+  } catch (const nlohmann::json::exception& e) {
+    throw DataError("{}: the model's configuration is damaged ({})", where, e.what());
+  }
+  return c;
+}
+
+std::vector<std::int64_t> parse_layers(const std::string& text, std::int64_t layers) {
+  std::vector<std::int64_t> result;
+  if (text == "none") return result;
+  if (text == "middle") return {layers / 2};
+  if (text == "all") {
+    for (std::int64_t k = 0; k < layers; ++k) result.push_back(k);
+    return result;
+  }
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    std::int64_t layer = -1;
+    const auto [rest, error] = std::from_chars(text.data() + begin, text.data() + end, layer);
+    if (error != std::errc() || rest != text.data() + end || layer < 0 || layer >= layers) {
+      throw ConfigError("--inject.layers {}: must be middle, all, none or layer numbers from 0 to {}, separated by commas",
+                        text, layers - 1);
+    }
+    result.push_back(layer);
+    begin = end + 1;
+  }
+  std::sort(result.begin(), result.end());
+  result.erase(std::unique(result.begin(), result.end()), result.end());
+  return result;
+}
+
+Recommender::Recommender(Job& job, const Workspace& workspace, const std::filesystem::path& model_directory,
+                         ModelConfig config, EmbeddingTable table, bool bias_columns)
+    : workspace_(workspace), config_(std::move(config)), table_(std::move(table)), bias_columns_(bias_columns) {
+  const Precision precision = Precision::parse(config_.precision);
+  const std::int64_t width = table_.weight_nD.size(1);
+  job.agree([&] {
+    base_ = std::make_unique<HfCheckpoint>(model_directory);
+    tokenizer_ = std::make_unique<Tokenizer>(model_directory);
+    const LlamaConfig& llama = base_->config();
+    if (tokenizer_->vocabulary_size() > llama.vocab_size) {
+      throw DataError("{}: the tokenizer has {} ids, the model only {}", model_directory.string(),
+                      tokenizer_->vocabulary_size(), llama.vocab_size);
+    }
+    config_.prompt.max_tokens = std::min(config_.prompt.max_tokens, llama.max_positions);
+    prompts_ = std::make_unique<PromptBuilder>(*workspace_.dataset, *tokenizer_, config_.prompt);
+    config_.lora.inject_layers = parse_layers(config_.gnn.type == "none" ? "none" : config_.inject_layers, llama.layers);
+    config_.gnn.rank = config_.lora.rank;
+    const Score score = config_.score == "yes" ? Score::yes : Score::margin;
+    llm_ = std::make_unique<GraphLora>(llama, base_->load(precision, prompts_->yes_token(), prompts_->no_token()),
+                                       config_.lora, precision, config_.seed, score);
+    gnn_ = make_gnn(config_.gnn, width, precision.parameter, config_.seed);
+  });
+  if (config_.projector != "none") {
+    if (config_.projector_middle == 0) config_.projector_middle = 10 * width;
+    projector_ = std::make_unique<Projector>(width, config_.projector_middle, base_->config().hidden_size,
+                                             precision.parameter, config_.seed,
+                                             projector_input_scale(workspace_, table_, bias_columns_));
+  }
+  anchors_ = std::make_unique<AnchorStage>(*workspace_.grid, *workspace_.map, *workspace_.shard, table_, gnn_.get(),
+                                           projector_.get());
+  parameters_ = llm_->adapters().parameters();
+  if (projector_) parameters_.insert(parameters_.end(), projector_->parameters().begin(), projector_->parameters().end());
+  if (gnn_) parameters_.insert(parameters_.end(), gnn_->parameters().begin(), gnn_->parameters().end());
+}
+
+Recommender::~Recommender() = default;
+
+void Recommender::initialize_from_data() {
+  if (gnn_ == nullptr) return;
+  const auto plan = workspace_.shard->plan(workspace_.shard->cut().full_view());
+  gnn_->initialize(*plan, workspace_.world(), table_.weight_nD);
+}
+
+}  // namespace graphlora
