@@ -5,6 +5,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "train/checkpoint_model.hpp"
+#include "train/embedding_store.hpp"
 #include "train/evaluate.hpp"
 #include "train/pretrain.hpp"
 
@@ -18,21 +19,33 @@ struct EvaluateOptions {
 
   OptionTable table() {
     OptionTable table("evaluate", "AUC and UAUC of a checkpoint or of pretrained embeddings",
-                      "Scores the rows of a split, each exactly once over all ranks, and prints overall, warm and cold quality "
-                      "as JSON on stdout. With --pretrained in place of --checkpoint and --model, rows are scored by the "
+                      "Scores the rows of a split, each exactly once over all ranks, and prints "
+                      "overall, warm and cold quality "
+                      "as JSON on stdout. With --pretrained in place of --checkpoint and --model, "
+                      "rows are scored by the "
                       "embeddings alone (E·E).");
-    table.example("graphlora evaluate --checkpoint run/out --data run/dataset --model run/model --split test --max-examples 1000",
-                  "a fixed sample of 1,000 test rows, by OUTPUT's best step")
-        .example("graphlora evaluate --pretrained run/pretrained --data run/dataset --split test", "matrix factorization alone");
+    table
+        .example(
+            "graphlora evaluate --checkpoint run/out --data run/dataset --model run/model --split "
+            "test --max-examples 1000",
+            "a fixed sample of 1,000 test rows, by OUTPUT's best step")
+        .example("graphlora evaluate --pretrained run/pretrained --data run/dataset --split test",
+                 "matrix factorization alone");
     table.add_required("Input and output", "data", &data, "DIR: dataset written by prepare")
-        .add("Input and output", "checkpoint", &checkpoint, "DIR: a step, or a training output (BEST, else LATEST)")
+        .add("Input and output", "checkpoint", &checkpoint,
+             "DIR: a step, or a training output (BEST, else LATEST)")
         .add("Input and output", "model", &model, "DIR: the LLM the checkpoint was trained on")
-        .add("Input and output", "pretrained", &pretrained, "DIR: embeddings written by pretrain, in place of --checkpoint and --model")
-        .add("Input and output", "predictions", &predictions, "FILE: CSV user,item,label,score with source ids")
-        .add("Rows", "split", &split, "train, valid or test", one_of(split, {"train", "valid", "test"}))
-        .add("Rows", "max-examples", &max_examples, "score a fixed sample of so many rows; 0: all", in_range(max_examples, 0, 1LL << 40))
+        .add("Input and output", "pretrained", &pretrained,
+             "DIR: embeddings written by pretrain, in place of --checkpoint and --model")
+        .add("Input and output", "predictions", &predictions,
+             "FILE: CSV user,item,label,score with source ids")
+        .add("Rows", "split", &split, "train, valid or test",
+             one_of(split, {"train", "valid", "test"}))
+        .add("Rows", "max-examples", &max_examples, "score a fixed sample of so many rows; 0: all",
+             in_range(max_examples, 0, 1LL << 40))
         .add("Rows", "sample-seed", &sample_seed, "seed of that sample")
-        .add("Rows", "micro-batch", &micro_batch, "tokens that go through the LLM at a time", in_range(micro_batch, 1, 1LL << 30));
+        .add("Rows", "micro-batch", &micro_batch, "tokens that go through the LLM at a time",
+             in_range(micro_batch, 1, 1LL << 30));
     add_common_options(table, common);
     return table;
   }
@@ -69,7 +82,8 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   const Workspace& workspace = loaded ? loaded->workspace() : *plain;
   const Dataset& dataset = *workspace.dataset;
   const std::vector<std::int64_t> rows =
-      dataset.sample(parse_split(options.split), options.max_examples, static_cast<std::uint64_t>(options.sample_seed));
+      dataset.sample(parse_split(options.split), options.max_examples,
+                     static_cast<std::uint64_t>(options.sample_seed));
 
   const auto start = std::chrono::steady_clock::now();
   std::vector<float> scores;
@@ -79,14 +93,17 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
     EmbeddingTable table;
     job.agree([&] {
       const std::filesystem::path source = options.pretrained;
-      if (read_json(source / "pretrain.json").value("dataset_fingerprint", "") != dataset.fingerprint()) {
-        throw DataError("{}: was pretrained on another dataset than {}", (source / "pretrain.json").string(), options.data);
+      if (read_json(source / "pretrain.json").value("dataset_fingerprint", "") !=
+          dataset.fingerprint()) {
+        throw DataError("{}: was pretrained on another dataset than {}",
+                        (source / "pretrain.json").string(), options.data);
       }
       table = read_embeddings(source, workspace.shard->owned(), dataset.nodes(), at::kFloat);
     });
     scores = score_by_embeddings(workspace.world(), dataset, *workspace.map, table, rows);
   }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   job.agree([&] {
     if (workspace.world().rank() != 0) return;
     if (!options.predictions.empty()) write_predictions(options.predictions, dataset, rows, scores);

@@ -14,17 +14,30 @@ struct ExportOptions {
 
   OptionTable table() {
     OptionTable table("export", "Writes a checkpoint's adapter (PEFT) or node embeddings",
-                      "adapter: a directory that PeftModel.from_pretrained loads; what the graph adds (projector, z) is not "
-                      "part of it. embeddings: one safetensors file with node_id, E and z (graph of all training positives) of "
+                      "adapter: a directory that PeftModel.from_pretrained loads; what the graph "
+                      "adds (projector, z) is not "
+                      "part of it. embeddings: one safetensors file with node_id, E and z (graph "
+                      "of all training positives) of "
                       "every node, in the run's own precision.");
-    table.example("graphlora export --checkpoint run/out --data run/dataset --model run/model --what adapter --output run/adapter", "for PEFT")
-        .example("graphlora export --checkpoint run/out --data run/dataset --model run/model --what embeddings --output run/nodes.safetensors",
-                 "for a nearest-neighbour index");
-    table.add_required("Input and output", "checkpoint", &checkpoint, "DIR: a step, or a training output (BEST, else LATEST)")
+    table
+        .example(
+            "graphlora export --checkpoint run/out --data run/dataset --model run/model --what "
+            "adapter --output run/adapter",
+            "for PEFT")
+        .example(
+            "graphlora export --checkpoint run/out --data run/dataset --model run/model --what "
+            "embeddings --output run/nodes.safetensors",
+            "for a nearest-neighbour index");
+    table
+        .add_required("Input and output", "checkpoint", &checkpoint,
+                      "DIR: a step, or a training output (BEST, else LATEST)")
         .add_required("Input and output", "data", &data, "DIR: dataset written by prepare")
-        .add("Input and output", "model", &model, "DIR: the LLM; empty: the path it had in training")
-        .add_required("Input and output", "what", &what, "adapter or embeddings", one_of(what, {"adapter", "embeddings"}))
-        .add_required("Input and output", "output", &output, "PATH: directory (adapter) or file (embeddings) to write");
+        .add("Input and output", "model", &model,
+             "DIR: the LLM; empty: the path it had in training")
+        .add_required("Input and output", "what", &what, "adapter or embeddings",
+                      one_of(what, {"adapter", "embeddings"}))
+        .add_required("Input and output", "output", &output,
+                      "PATH: directory (adapter) or file (embeddings) to write");
     add_common_options(table, common);
     return table;
   }
@@ -32,8 +45,10 @@ struct ExportOptions {
 
 /// All nodes' rows of a tensor of owned rows, in node order, on every rank. Collective.
 at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {
-  const auto [ids, id_counts] = workspace.world().all_gather_varying(workspace.shard->owned(), Traffic::control);
-  const auto [rows, counts] = workspace.world().all_gather_varying(rows_nC.contiguous(), Traffic::control);
+  const auto [ids, id_counts] =
+      workspace.world().all_gather_varying(workspace.shard->owned(), Traffic::control);
+  const auto [rows, counts] =
+      workspace.world().all_gather_varying(rows_nC.contiguous(), Traffic::control);
   at::Tensor result = at::empty_like(rows);
   result.index_copy_(0, ids, rows);
   return result;
@@ -64,7 +79,8 @@ int run_export(Job& job, const std::vector<std::string>& arguments) {
     if (z_Nr.defined()) z_Nr = in_node_order(workspace, z_Nr);
     job.agree([&] {
       if (!root) return;
-      std::vector<std::pair<std::string, at::Tensor>> tensors{{"node_id", at::arange(e_ND.size(0), at::kLong)}, {"E", e_ND}};
+      std::vector<std::pair<std::string, at::Tensor>> tensors{
+          {"node_id", at::arange(e_ND.size(0), at::kLong)}, {"E", e_ND}};
       if (z_Nr.defined()) tensors.emplace_back("z", z_Nr);
       write_safetensors(options.output, tensors);
     });

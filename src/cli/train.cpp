@@ -19,72 +19,159 @@ struct TrainOptions {
 
   OptionTable table() {
     OptionTable table("train", "Trains adapters, projector, GNN and embeddings over a frozen LLM",
-                      "Reads a dataset (prepare), an LLM as an HF directory and pretrained embeddings (pretrain); writes "
-                      "OUTPUT/step-NNNNNN, OUTPUT/LATEST, OUTPUT/BEST and OUTPUT/metrics.jsonl. Under mpirun every rank owns "
-                      "one part of the graph and trains its share of each batch; the result is the same at any number of "
-                      "ranks. The baselines are configurations: --gnn.type none is projector-only, with --projector none "
+                      "Reads a dataset (prepare), an LLM as an HF directory and pretrained "
+                      "embeddings (pretrain); writes "
+                      "OUTPUT/step-NNNNNN, OUTPUT/LATEST, OUTPUT/BEST and OUTPUT/metrics.jsonl. "
+                      "Under mpirun every rank owns "
+                      "one part of the graph and trains its share of each batch; the result is the "
+                      "same at any number of "
+                      "ranks. The baselines are configurations: --gnn.type none is projector-only, "
+                      "with --projector none "
                       "LoRA-only.");
     table
-        .example("graphlora train --data run/dataset --model run/model --pretrained run/pretrained --output run/out --steps 200",
-                 "200 steps on one process")
-        .example("mpirun -np 2 graphlora train --config configs/quickstart.ini --data run/dataset --model run/model "
-                 "--pretrained run/pretrained --output run/out",
-                 "two ranks, options from a file")
+        .example(
+            "graphlora train --data run/dataset --model run/model --pretrained run/pretrained "
+            "--output run/out --steps 200",
+            "200 steps on one process")
+        .example(
+            "mpirun -np 2 graphlora train --config configs/quickstart.ini --data run/dataset "
+            "--model run/model "
+            "--pretrained run/pretrained --output run/out",
+            "two ranks, options from a file")
         .example("graphlora train … --output run/out --resume", "go on from run/out/LATEST");
     table.add_required("Input and output", "data", &data, "DIR: dataset written by prepare")
-        .add_required("Input and output", "model", &model, "DIR: LLM in Hugging Face format (config.json, model.safetensors, tokenizer.json)")
-        .add_required("Input and output", "pretrained", &pretrained, "DIR: embeddings written by pretrain")
-        .add_required("Input and output", "output", &output, "DIR: where steps and metrics.jsonl go")
-        .add("Input and output", "resume", &train.resume, "continue from OUTPUT/LATEST, or start fresh if there is none");
-    table.add("Training", "steps", &train.steps, "steps to train; -1: one epoch, 0: write step-000000 only", in_range(train.steps, -1, 1LL << 40))
-        .add("Training", "batch-size", &train.batch_size, "examples of a step over all ranks", in_range(train.batch_size, 1, 1LL << 30))
-        .add("Training", "micro-batch", &train.micro_batch, "tokens that go through the LLM at a time: bounds the memory", in_range(train.micro_batch, 1, 1LL << 30))
-        .add("Training", "max-train-examples", &train.max_train_examples, "use only so many training rows (a fixed sample); 0: all", in_range(train.max_train_examples, 0, 1LL << 40))
-        .add("Training", "train.stages", &train.stages, "adapter, projector, joint: what trains, in equal shares of the steps")
-        .add("Training", "train.unknown-rate", &train.unknown_rate, "share of anchors whose embedding is zeroed in training, so that cold users are a case the model has seen", in_range(train.unknown_rate, 0, 1))
-        .add("Training", "train.block", &train.block, "rows of one user that stay together in a batch", in_range(train.block, 1, 1LL << 20))
-        .add("Training", "tensor-parallel", &tensor_parallel, "ranks that share one replica of the LLM (1 for now)", in_range(tensor_parallel, 1, 1 << 16));
-    table.add("Saving and validating", "save-every", &train.save_every, "steps between checkpoints; 0: at the end and when validation improved", in_range(train.save_every, 0, 1LL << 40))
-        .add("Saving and validating", "keep", &train.keep, "newest steps to keep (BEST is never deleted); 0: all", in_range(train.keep, 0, 1 << 20))
-        .add("Saving and validating", "eval-every", &train.eval_every, "steps between validations; 0: never", in_range(train.eval_every, 0, 1LL << 40))
-        .add("Saving and validating", "eval-examples", &train.eval_examples, "validation rows scored (a fixed sample); 0: all", in_range(train.eval_examples, 0, 1LL << 40))
-        .add("Saving and validating", "train.patience", &train.patience, "stop after so many validations without a better AUC; 0: never", in_range(train.patience, 0, 1 << 20));
+        .add_required(
+            "Input and output", "model", &model,
+            "DIR: LLM in Hugging Face format (config.json, model.safetensors, tokenizer.json)")
+        .add_required("Input and output", "pretrained", &pretrained,
+                      "DIR: embeddings written by pretrain")
+        .add_required("Input and output", "output", &output,
+                      "DIR: where steps and metrics.jsonl go")
+        .add("Input and output", "resume", &train.resume,
+             "continue from OUTPUT/LATEST, or start fresh if there is none");
+    table
+        .add("Training", "steps", &train.steps,
+             "steps to train; -1: one epoch, 0: write step-000000 only",
+             in_range(train.steps, -1, 1LL << 40))
+        .add("Training", "batch-size", &train.batch_size, "examples of a step over all ranks",
+             in_range(train.batch_size, 1, 1LL << 30))
+        .add("Training", "micro-batch", &train.micro_batch,
+             "tokens that go through the LLM at a time: bounds the memory",
+             in_range(train.micro_batch, 1, 1LL << 30))
+        .add("Training", "max-train-examples", &train.max_train_examples,
+             "use only so many training rows (a fixed sample); 0: all",
+             in_range(train.max_train_examples, 0, 1LL << 40))
+        .add("Training", "train.stages", &train.stages,
+             "adapter, projector, joint: what trains, in equal shares of the steps")
+        .add("Training", "train.unknown-rate", &train.unknown_rate,
+             "share of anchors whose embedding is zeroed in training, so that cold users are a "
+             "case the model has seen",
+             in_range(train.unknown_rate, 0, 1))
+        .add("Training", "train.block", &train.block,
+             "rows of one user that stay together in a batch", in_range(train.block, 1, 1LL << 20))
+        .add("Training", "tensor-parallel", &tensor_parallel,
+             "ranks that share one replica of the LLM (1 for now)",
+             in_range(tensor_parallel, 1, 1 << 16));
+    table
+        .add("Saving and validating", "save-every", &train.save_every,
+             "steps between checkpoints; 0: at the end and when validation improved",
+             in_range(train.save_every, 0, 1LL << 40))
+        .add("Saving and validating", "keep", &train.keep,
+             "newest steps to keep (BEST is never deleted); 0: all",
+             in_range(train.keep, 0, 1 << 20))
+        .add("Saving and validating", "eval-every", &train.eval_every,
+             "steps between validations; 0: never", in_range(train.eval_every, 0, 1LL << 40))
+        .add("Saving and validating", "eval-examples", &train.eval_examples,
+             "validation rows scored (a fixed sample); 0: all",
+             in_range(train.eval_examples, 0, 1LL << 40))
+        .add("Saving and validating", "train.patience", &train.patience,
+             "stop after so many validations without a better AUC; 0: never",
+             in_range(train.patience, 0, 1 << 20));
     LoraConfig& lora = model_config.lora;
-    table.add("Adapter", "lora.rank", &lora.rank, "rank r of the low-rank path, also the width of z", in_range(lora.rank, 1, 4096))
-        .add("Adapter", "lora.alpha", &lora.alpha, "the adapter's output is scaled by alpha/rank", in_range(lora.alpha, 0, 1e6))
-        .add("Adapter", "lora.dropout", &lora.dropout, "dropout on the adapter's input", in_range(lora.dropout, 0, 0.99))
-        .add("Adapter", "lora.targets", &lora.targets, "linears with an adapter: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj");
-    table.add("Graph", "gnn.type", &model_config.gnn.type, "lightgcn, or none for no graph injection", one_of(model_config.gnn.type, {"lightgcn", "none"}))
-        .add("Graph", "gnn.layers", &model_config.gnn.layers, "propagations over the graph", in_range(model_config.gnn.layers, 0, 64))
-        .add("Graph", "gnn.init", &model_config.gnn.init, "start of the GNN's last layer: pca (leading directions of the propagated embeddings) or random", one_of(model_config.gnn.init, {"pca", "random"}))
-        .add("Graph", "inject.layers", &model_config.inject_layers, "LLM layers where z enters: middle, all, none or numbers like 3,15")
-        .add("Graph", "inject.lambda-lora", &lora.lambda_lora, "weight of A·x at the anchors of an injection layer", in_range(lora.lambda_lora, -1e3, 1e3))
-        .add("Graph", "inject.lambda-gnn", &lora.lambda_gnn, "weight of z there", in_range(lora.lambda_gnn, -1e3, 1e3))
+    table
+        .add("Adapter", "lora.rank", &lora.rank, "rank r of the low-rank path, also the width of z",
+             in_range(lora.rank, 1, 4096))
+        .add("Adapter", "lora.alpha", &lora.alpha, "the adapter's output is scaled by alpha/rank",
+             in_range(lora.alpha, 0, 1e6))
+        .add("Adapter", "lora.dropout", &lora.dropout, "dropout on the adapter's input",
+             in_range(lora.dropout, 0, 0.99))
+        .add("Adapter", "lora.targets", &lora.targets,
+             "linears with an adapter: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj");
+    table
+        .add("Graph", "gnn.type", &model_config.gnn.type,
+             "lightgcn, or none for no graph injection",
+             one_of(model_config.gnn.type, {"lightgcn", "none"}))
+        .add("Graph", "gnn.layers", &model_config.gnn.layers, "propagations over the graph",
+             in_range(model_config.gnn.layers, 0, 64))
+        .add("Graph", "gnn.init", &model_config.gnn.init,
+             "start of the GNN's last layer: pca (leading directions of the propagated embeddings) "
+             "or random",
+             one_of(model_config.gnn.init, {"pca", "random"}))
+        .add("Graph", "inject.layers", &model_config.inject_layers,
+             "LLM layers where z enters: middle, all, none or numbers like 3,15")
+        .add("Graph", "inject.lambda-lora", &lora.lambda_lora,
+             "weight of A·x at the anchors of an injection layer",
+             in_range(lora.lambda_lora, -1e3, 1e3))
+        .add("Graph", "inject.lambda-gnn", &lora.lambda_gnn, "weight of z there",
+             in_range(lora.lambda_gnn, -1e3, 1e3))
         .add("Graph", "inject.learn-lambda", &lora.learn_lambda, "train both weights")
-        .add("Graph", "graph.cut", &partition.cut, "edges a batch must not see, since they tell its labels: window, fold, none; auto: by the dataset's split", one_of(partition.cut, {"auto", "window", "fold", "none"}))
-        .add("Graph", "graph.groups", &partition.groups, "windows or folds", in_range(partition.groups, 1, 1 << 15))
-        .add("Graph", "partition.method", &partition.method, "metis, or random for comparison", one_of(partition.method, {"metis", "random"}))
-        .add("Graph", "partition.max-degree", &partition.max_degree, "METIS sees each user's so many least popular items only; 0: all", in_range(partition.max_degree, 0, 1LL << 31))
-        .add("Graph", "projector", &model_config.projector, "mlp, or none for no projected embeddings", one_of(model_config.projector, {"mlp", "none"}))
-        .add("Graph", "projector.middle", &model_config.projector_middle, "width of its middle layer; 0: ten times the embeddings'", in_range(model_config.projector_middle, 0, 1 << 20));
+        .add("Graph", "graph.cut", &partition.cut,
+             "edges a batch must not see, since they tell its labels: window, fold, none; auto: by "
+             "the dataset's split",
+             one_of(partition.cut, {"auto", "window", "fold", "none"}))
+        .add("Graph", "graph.groups", &partition.groups, "windows or folds",
+             in_range(partition.groups, 1, 1 << 15))
+        .add("Graph", "partition.method", &partition.method, "metis, or random for comparison",
+             one_of(partition.method, {"metis", "random"}))
+        .add("Graph", "partition.max-degree", &partition.max_degree,
+             "METIS sees each user's so many least popular items only; 0: all",
+             in_range(partition.max_degree, 0, 1LL << 31))
+        .add("Graph", "projector", &model_config.projector,
+             "mlp, or none for no projected embeddings",
+             one_of(model_config.projector, {"mlp", "none"}))
+        .add("Graph", "projector.middle", &model_config.projector_middle,
+             "width of its middle layer; 0: ten times the embeddings'",
+             in_range(model_config.projector_middle, 0, 1 << 20));
     OptimizerConfig& optim = train.optimizer;
-    table.add("Optimizer", "optim.type", &optim.type, "adamw or sgd", one_of(optim.type, {"adamw", "sgd"}))
-        .add("Optimizer", "optim.lr", &optim.lr, "learning rate of all that has no own one below", in_range(optim.lr, 0, 1e3))
-        .add("Optimizer", "optim.lr-lora", &optim.lr_lora, "of the adapters; -1: optim.lr", in_range(optim.lr_lora, -1, 1e3))
-        .add("Optimizer", "optim.lr-projector", &optim.lr_projector, "of the projector; -1: optim.lr", in_range(optim.lr_projector, -1, 1e3))
-        .add("Optimizer", "optim.lr-gnn", &optim.lr_gnn, "of the GNN; -1: optim.lr", in_range(optim.lr_gnn, -1, 1e3))
-        .add("Optimizer", "optim.lr-embedding", &optim.lr_embedding, "of E; -1: optim.lr, 0: E stays as pretrained", in_range(optim.lr_embedding, -1, 1e3))
-        .add("Optimizer", "optim.weight-decay", &optim.weight_decay, "decoupled decay of weights (not of biases and E)", in_range(optim.weight_decay, 0, 10))
-        .add("Optimizer", "optim.schedule", &train.schedule.kind, "cosine (with warm-up) or constant", one_of(train.schedule.kind, {"cosine", "constant"}))
-        .add("Optimizer", "optim.warmup", &train.schedule.warmup, "steps of linear warm-up", in_range(train.schedule.warmup, 0, 1LL << 40))
-        .add("Optimizer", "optim.floor", &train.schedule.floor, "share of the learning rate the cosine ends at", in_range(train.schedule.floor, 0, 1))
-        .add("Optimizer", "optim.clip", &train.clip, "greatest global gradient norm; 0: no clipping", in_range(train.clip, 0, 1e9));
-    table.add("Prompt", "prompt.templates", &templates, "FILE: prompt templates; empty: the built-in ones")
-        .add("Prompt", "prompt.history", &model_config.prompt.history, "liked titles shown at most", in_range(model_config.prompt.history, 0, 1 << 16))
-        .add("Prompt", "prompt.max-tokens", &model_config.prompt.max_tokens, "longest prompt; the oldest titles are dropped first", in_range(model_config.prompt.max_tokens, 1, 1 << 20))
-        .add("Prompt", "prompt.yes", &model_config.prompt.yes, "answer for liked: a single token in its context")
+    table
+        .add("Optimizer", "optim.type", &optim.type, "adamw or sgd",
+             one_of(optim.type, {"adamw", "sgd"}))
+        .add("Optimizer", "optim.lr", &optim.lr, "learning rate of all that has no own one below",
+             in_range(optim.lr, 0, 1e3))
+        .add("Optimizer", "optim.lr-lora", &optim.lr_lora, "of the adapters; -1: optim.lr",
+             in_range(optim.lr_lora, -1, 1e3))
+        .add("Optimizer", "optim.lr-projector", &optim.lr_projector,
+             "of the projector; -1: optim.lr", in_range(optim.lr_projector, -1, 1e3))
+        .add("Optimizer", "optim.lr-gnn", &optim.lr_gnn, "of the GNN; -1: optim.lr",
+             in_range(optim.lr_gnn, -1, 1e3))
+        .add("Optimizer", "optim.lr-embedding", &optim.lr_embedding,
+             "of E; -1: optim.lr, 0: E stays as pretrained", in_range(optim.lr_embedding, -1, 1e3))
+        .add("Optimizer", "optim.weight-decay", &optim.weight_decay,
+             "decoupled decay of weights (not of biases and E)",
+             in_range(optim.weight_decay, 0, 10))
+        .add("Optimizer", "optim.schedule", &train.schedule.kind,
+             "cosine (with warm-up) or constant",
+             one_of(train.schedule.kind, {"cosine", "constant"}))
+        .add("Optimizer", "optim.warmup", &train.schedule.warmup, "steps of linear warm-up",
+             in_range(train.schedule.warmup, 0, 1LL << 40))
+        .add("Optimizer", "optim.floor", &train.schedule.floor,
+             "share of the learning rate the cosine ends at", in_range(train.schedule.floor, 0, 1))
+        .add("Optimizer", "optim.clip", &train.clip,
+             "greatest global gradient norm; 0: no clipping", in_range(train.clip, 0, 1e9));
+    table
+        .add("Prompt", "prompt.templates", &templates,
+             "FILE: prompt templates; empty: the built-in ones")
+        .add("Prompt", "prompt.history", &model_config.prompt.history, "liked titles shown at most",
+             in_range(model_config.prompt.history, 0, 1 << 16))
+        .add("Prompt", "prompt.max-tokens", &model_config.prompt.max_tokens,
+             "longest prompt; the oldest titles are dropped first",
+             in_range(model_config.prompt.max_tokens, 1, 1 << 20))
+        .add("Prompt", "prompt.yes", &model_config.prompt.yes,
+             "answer for liked: a single token in its context")
         .add("Prompt", "prompt.no", &model_config.prompt.no, "answer for not liked")
-        .add("Prompt", "score", &model_config.score, "margin: logit(Yes) − logit(No); yes: logit(Yes) alone", one_of(model_config.score, {"margin", "yes"}));
+        .add("Prompt", "score", &model_config.score,
+             "margin: logit(Yes) − logit(No); yes: logit(Yes) alone",
+             one_of(model_config.score, {"margin", "yes"}));
     add_common_options(table, common);
     return table;
   }
@@ -92,14 +179,17 @@ struct TrainOptions {
 
 void check(const TrainOptions& options) {
   const TrainConfig& train = options.train;
-  if (train.stages.empty()) throw ConfigError("--train.stages: name at least one of adapter, projector, joint");
+  if (train.stages.empty())
+    throw ConfigError("--train.stages: name at least one of adapter, projector, joint");
   for (const std::string& stage : train.stages) {
     if (stage != "adapter" && stage != "projector" && stage != "joint") {
       throw ConfigError("--train.stages {}: must be adapter, projector or joint", stage);
     }
   }
   if (!train.resume && std::filesystem::exists(std::filesystem::path(options.output) / "LATEST")) {
-    throw ConfigError("--output {}: already holds a run; give --resume to continue it, or another directory", options.output);
+    throw ConfigError(
+        "--output {}: already holds a run; give --resume to continue it, or another directory",
+        options.output);
   }
 }
 
@@ -123,7 +213,8 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   model_config.prompt.templates = options.templates;
   options.partition.seed = options.common.seed;
 
-  const Workspace workspace(job, options.data, options.partition, static_cast<int>(options.tensor_parallel));
+  const Workspace workspace(job, options.data, options.partition,
+                            static_cast<int>(options.tensor_parallel));
   const bool root = workspace.world().rank() == 0;
 
   std::optional<Checkpoint> checkpoint;
@@ -136,17 +227,21 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     std::filesystem::path source = options.pretrained;
     if (checkpoint) {
       checkpoint->require_dataset(*workspace.dataset);
-      checkpoint->require_identity({config.seed, config.batch_size, config.block, config.max_train_examples});
-      if (checkpoint->cut() != workspace.shard->cut().kind() || checkpoint->groups() != workspace.shard->cut().groups()) {
-        throw ConfigError("--resume: --graph.cut or --graph.groups differ from the run in {}", options.output);
+      checkpoint->require_identity(
+          {config.seed, config.batch_size, config.block, config.max_train_examples});
+      if (checkpoint->cut() != workspace.shard->cut().kind() ||
+          checkpoint->groups() != workspace.shard->cut().groups()) {
+        throw ConfigError("--resume: --graph.cut or --graph.groups differ from the run in {}",
+                          options.output);
       }
       source = checkpoint->directory();
       bias_columns = checkpoint->bias_columns();
     } else {
       const nlohmann::json about = read_json(source / "pretrain.json");
       if (about.value("dataset_fingerprint", "") != workspace.dataset->fingerprint()) {
-        throw DataError("{}: was pretrained on another dataset than {}; run graphlora pretrain on it",
-                        (source / "pretrain.json").string(), options.data);
+        throw DataError(
+            "{}: was pretrained on another dataset than {}; run graphlora pretrain on it",
+            (source / "pretrain.json").string(), options.data);
       }
       bias_columns = about.value("bias", false);
     }
@@ -166,10 +261,12 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
 
   const TrainResult result = train(job, model, config, checkpoint ? &*checkpoint : nullptr);
   if (root) {
-    fmt::print("{} after step {}: {}\n", result.interrupted ? "interrupted" : "trained", result.state.step,
+    fmt::print("{} after step {}: {}\n", result.interrupted ? "interrupted" : "trained",
+               result.state.step,
                (config.output / fmt::format("step-{:06}", result.state.step)).string());
     if (result.state.best_step >= 0) {
-      fmt::print("best validation AUC {:.4f} at step {}\n", result.state.best_auc, result.state.best_step);
+      fmt::print("best validation AUC {:.4f} at step {}\n", result.state.best_auc,
+                 result.state.best_step);
     }
   }
   return static_cast<int>(result.interrupted ? ExitCode::interrupted : ExitCode::ok);

@@ -19,18 +19,21 @@ namespace graphlora {
 class AnchorStage {
  public:
   /// `gnn` and `projector` may be null. All are kept by reference.
-  AnchorStage(ProcessGrid& grid, const NodeMap& map, const Shard& shard, const EmbeddingTable& table, Gnn* gnn,
-              Projector* projector);
+  AnchorStage(ProcessGrid& grid, const NodeMap& map, const Shard& shard,
+              const EmbeddingTable& table, Gnn* gnn, Projector* projector);
   ~AnchorStage();
 
-  /// Rows for the anchors `nodes` of this rank's examples under `view`; unknown[i] != 0 zeroes E and z of anchor i.
-  /// The tensors are leaves that require grad, and the LLM accumulates into them. Collective.
-  AnchorRows forward(const CutView& view, std::span<const std::int64_t> nodes, std::span<const std::uint8_t> unknown);
-  /// From the leaves' gradients: projector and GNN gradients into their parameters, E's as returned. Collective.
+  /// Rows for the anchors `nodes` of this rank's examples under `view`; unknown[i] != 0 zeroes E
+  /// and z of anchor i. The tensors are leaves that require grad, and the LLM accumulates into
+  /// them. Collective.
+  AnchorRows forward(const CutView& view, std::span<const std::int64_t> nodes,
+                     std::span<const std::uint8_t> unknown);
+  /// From the leaves' gradients: projector and GNN gradients into their parameters, E's as
+  /// returned. Collective.
   EmbeddingGradient backward();
 
-  /// Runs the GNN over all training positives once; `infer` then serves rows from it without gradients. Call again after
-  /// parameters moved. Collective, as is `infer`.
+  /// Runs the GNN over all training positives once; `infer` then serves rows from it without
+  /// gradients. Call again after parameters moved. Collective, as is `infer`.
   void begin_inference();
   AnchorRows infer(std::span<const std::int64_t> nodes);
 

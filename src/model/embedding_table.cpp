@@ -35,7 +35,8 @@ void EmbeddingGradient::rows(std::int64_t begin, std::int64_t end, at::Tensor& o
     out.zero_();
   }
   if (!sparse_rows_S.defined()) return;
-  const std::span<const std::int64_t> rows(sparse_rows_S.const_data_ptr<std::int64_t>(), sparse_rows_S.numel());
+  const std::span<const std::int64_t> rows(sparse_rows_S.const_data_ptr<std::int64_t>(),
+                                           sparse_rows_S.numel());
   const auto first = std::lower_bound(rows.begin(), rows.end(), begin) - rows.begin();
   const auto last = std::lower_bound(rows.begin(), rows.end(), end) - rows.begin();
   if (first < last) {

@@ -12,7 +12,8 @@ namespace graphlora {
 namespace {
 
 /// Mean of e⁰…eᴸ with eᵏ⁺¹ = S·eᵏ (He et al. 2020, eq. 8). Collective, differentiable.
-at::Tensor mean_propagation(const at::Tensor& x_nC, std::int64_t layers, const GraphPlan& plan, Communicator& world) {
+at::Tensor mean_propagation(const at::Tensor& x_nC, std::int64_t layers, const GraphPlan& plan,
+                            Communicator& world) {
   at::Tensor layer = x_nC, sum = x_nC;
   for (std::int64_t k = 0; k < layers; ++k) {
     layer = propagate_symmetric(layer, plan, world);
@@ -24,15 +25,18 @@ at::Tensor mean_propagation(const at::Tensor& x_nC, std::int64_t layers, const G
 /// g = W_neck·mean(e⁰…eᴸ) + b. Linear in E, so E·W_neckᵀ is what travels: r columns instead of D.
 class LightGcn final : public Gnn {
  public:
-  LightGcn(const GnnConfig& config, std::int64_t width, at::ScalarType dtype, std::uint64_t seed) : config_(config) {
+  LightGcn(const GnnConfig& config, std::int64_t width, at::ScalarType dtype, std::uint64_t seed)
+      : config_(config) {
     const double bound = 1 / std::sqrt(static_cast<double>(width));
-    parameters_.push_back({"neck.weight", uniform_parameter({config.rank, width}, bound, dtype, seed, "neck.weight"),
-                           Placement::gnn, true});
     parameters_.push_back(
-        {"neck.bias", at::zeros({config.rank}, dtype).set_requires_grad(true), Placement::gnn, false});
+        {"neck.weight", uniform_parameter({config.rank, width}, bound, dtype, seed, "neck.weight"),
+         Placement::gnn, true});
+    parameters_.push_back({"neck.bias", at::zeros({config.rank}, dtype).set_requires_grad(true),
+                           Placement::gnn, false});
   }
 
-  at::Tensor forward(const GraphPlan& plan, Communicator& world, const at::Tensor& e_nD, bool training) override {
+  at::Tensor forward(const GraphPlan& plan, Communicator& world, const at::Tensor& e_nD,
+                     bool training) override {
     const at::AutoGradMode mode(training);
     e_nD_ = e_nD;
     q_nr_ = at::mm(e_nD, weight().detach().t()).set_requires_grad(training);
@@ -56,7 +60,8 @@ class LightGcn final : public Gnn {
     if (config_.init != "pca") return;
     const at::NoGradGuard guard;
     const at::Tensor mean_nD = mean_propagation(e_nD, config_.layers, plan, world);
-    const at::Tensor x_nD = mean_nD.index_select(0, plan.degree_n.nonzero().flatten()).to(at::kDouble);
+    const at::Tensor x_nD =
+        mean_nD.index_select(0, plan.degree_n.nonzero().flatten()).to(at::kDouble);
     const std::int64_t width = e_nD.size(1);
     // One buffer: sum of outer products, sum of rows, count.
     at::Tensor sums = at::cat({at::mm(x_nD.t(), x_nD).flatten(), x_nD.sum(0),
@@ -90,10 +95,11 @@ class LightGcn final : public Gnn {
 
 }  // namespace
 
-std::unique_ptr<Gnn> make_gnn(const GnnConfig& config, std::int64_t embedding_width, at::ScalarType dtype,
-                              std::uint64_t seed) {
+std::unique_ptr<Gnn> make_gnn(const GnnConfig& config, std::int64_t embedding_width,
+                              at::ScalarType dtype, std::uint64_t seed) {
   if (config.type == "none") return nullptr;
-  if (config.type == "lightgcn") return std::make_unique<LightGcn>(config, embedding_width, dtype, seed);
+  if (config.type == "lightgcn")
+    return std::make_unique<LightGcn>(config, embedding_width, dtype, seed);
   throw ConfigError("--gnn.type {}: is not supported; supported: lightgcn, none", config.type);
 }
 

@@ -4,8 +4,8 @@
 
 namespace graphlora {
 
-at::Tensor uniform_parameter(at::IntArrayRef shape, double bound, at::ScalarType dtype, std::uint64_t seed,
-                             const std::string& name) {
+at::Tensor uniform_parameter(at::IntArrayRef shape, double bound, at::ScalarType dtype,
+                             std::uint64_t seed, const std::string& name) {
   at::Tensor values = at::empty(shape, at::kDouble);
   SplitMix64 random(hash_name(seed, name));
   auto* data = values.mutable_data_ptr<double>();

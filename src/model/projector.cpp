@@ -6,12 +6,14 @@
 
 namespace graphlora {
 
-Projector::Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden, at::ScalarType dtype,
-                     std::uint64_t seed, const at::Tensor& input_scale_D) {
-  const auto add = [&](const std::string& name, at::IntArrayRef shape, std::int64_t inputs, bool decay) {
+Projector::Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden,
+                     at::ScalarType dtype, std::uint64_t seed, const at::Tensor& input_scale_D) {
+  const auto add = [&](const std::string& name, at::IntArrayRef shape, std::int64_t inputs,
+                       bool decay) {
     // PyTorch's default for Linear: weight and bias uniform within 1/sqrt(inputs).
     const double bound = 1 / std::sqrt(static_cast<double>(inputs));
-    parameters_.push_back({name, uniform_parameter(shape, bound, dtype, seed, name), Placement::projector, decay});
+    parameters_.push_back(
+        {name, uniform_parameter(shape, bound, dtype, seed, name), Placement::projector, decay});
   };
   add("projector.0.weight", {middle, embedding_width}, embedding_width, true);
   add("projector.0.bias", {middle}, embedding_width, false);

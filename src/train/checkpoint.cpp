@@ -32,15 +32,16 @@ void write_graphlora(const fs::path& directory, Recommender& model) {
   }
   const ModelConfig& config = model.config();
   LoraAdapters& adapters = model.llm().adapters();
-  write_safetensors(directory / "graphlora.safetensors", tensors,
-                    {{"gnn", config.gnn.type},
-                     {"gnn_layers", std::to_string(config.gnn.layers)},
-                     {"inject_layers", fmt::format("{}", fmt::join(config.lora.inject_layers, ","))},
-                     {"lambda_lora", number_text(adapters.lambda_lora())},
-                     {"lambda_gnn", number_text(adapters.lambda_gnn())},
-                     {"score", config.score},
-                     {"yes_token", std::to_string(model.prompts().yes_token())},
-                     {"no_token", std::to_string(model.prompts().no_token())}});
+  write_safetensors(
+      directory / "graphlora.safetensors", tensors,
+      {{"gnn", config.gnn.type},
+       {"gnn_layers", std::to_string(config.gnn.layers)},
+       {"inject_layers", fmt::format("{}", fmt::join(config.lora.inject_layers, ","))},
+       {"lambda_lora", number_text(adapters.lambda_lora())},
+       {"lambda_gnn", number_text(adapters.lambda_gnn())},
+       {"score", config.score},
+       {"yes_token", std::to_string(model.prompts().yes_token())},
+       {"no_token", std::to_string(model.prompts().no_token())}});
 }
 
 void write_optimizer(const fs::path& directory, Optimizer& optimizer) {
@@ -62,40 +63,46 @@ nlohmann::json file_list(const fs::path& directory) {
   std::sort(files.begin(), files.end());
   nlohmann::json list;
   for (const auto& file : files) {
-    list[file.lexically_relative(directory).string()] = {{"bytes", fs::file_size(file)}, {"sha256", sha256_file(file)}};
+    list[file.lexically_relative(directory).string()] = {{"bytes", fs::file_size(file)},
+                                                         {"sha256", sha256_file(file)}};
   }
   return list;
 }
 
-nlohmann::json make_manifest(Recommender& model, const TrainingState& state, const RunIdentity& identity) {
+nlohmann::json make_manifest(Recommender& model, const TrainingState& state,
+                             const RunIdentity& identity) {
   const Workspace& workspace = model.workspace();
   const Dataset& dataset = *workspace.dataset;
   const CutRule& cut = workspace.shard->cut();
-  return {{"format", kCheckpointFormat},
-          {"version", GRAPHLORA_VERSION},
-          {"step", state.step},
-          {"model", to_json(model.config())},
-          {"templates", model.prompts().source()},
-          {"yes_token", model.prompts().yes_token()},
-          {"no_token", model.prompts().no_token()},
-          {"users", dataset.users()},
-          {"items", dataset.items()},
-          {"embedding_width", model.table().weight_nD.size(1)},
-          {"bias_columns", model.bias_columns()},
-          {"grid", {{"data", workspace.grid->replicas()}, {"tensor", workspace.grid->tensor_parallel()}}},
-          {"sampler",
-           {{"seed", identity.seed},
-            {"batch_size", identity.batch_size},
-            {"block", identity.block},
-            {"max_train_examples", identity.max_train_examples},
-            {"cut", to_string(cut.kind())},
-            {"groups", cut.groups()}}},
-          {"state",
-           {{"best_auc", state.best_auc},
-            {"best_step", state.best_step},
-            {"evaluations_since_best", state.evaluations_since_best}}},
-          {"base_model", {{"path", model.base().directory().string()}, {"fingerprint", model.base().fingerprint()}}},
-          {"dataset", {{"path", dataset.directory().string()}, {"fingerprint", dataset.fingerprint()}}}};
+  return {
+      {"format", kCheckpointFormat},
+      {"version", GRAPHLORA_VERSION},
+      {"step", state.step},
+      {"model", to_json(model.config())},
+      {"templates", model.prompts().source()},
+      {"yes_token", model.prompts().yes_token()},
+      {"no_token", model.prompts().no_token()},
+      {"users", dataset.users()},
+      {"items", dataset.items()},
+      {"embedding_width", model.table().weight_nD.size(1)},
+      {"bias_columns", model.bias_columns()},
+      {"grid",
+       {{"data", workspace.grid->replicas()}, {"tensor", workspace.grid->tensor_parallel()}}},
+      {"sampler",
+       {{"seed", identity.seed},
+        {"batch_size", identity.batch_size},
+        {"block", identity.block},
+        {"max_train_examples", identity.max_train_examples},
+        {"cut", to_string(cut.kind())},
+        {"groups", cut.groups()}}},
+      {"state",
+       {{"best_auc", state.best_auc},
+        {"best_step", state.best_step},
+        {"evaluations_since_best", state.evaluations_since_best}}},
+      {"base_model",
+       {{"path", model.base().directory().string()}, {"fingerprint", model.base().fingerprint()}}},
+      {"dataset",
+       {{"path", dataset.directory().string()}, {"fingerprint", dataset.fingerprint()}}}};
 }
 
 /// Text of rank 0 on every rank. Collective.
@@ -103,25 +110,31 @@ std::string broadcast_text(Communicator& world, const std::string& text) {
   at::Tensor size = at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong);
   world.broadcast(size, 0, Traffic::control).wait();
   at::Tensor bytes = at::zeros({size.item<std::int64_t>()}, at::kByte);
-  if (world.rank() == 0) std::copy(text.begin(), text.end(), bytes.mutable_data_ptr<std::uint8_t>());
+  if (world.rank() == 0)
+    std::copy(text.begin(), text.end(), bytes.mutable_data_ptr<std::uint8_t>());
   world.broadcast(bytes, 0, Traffic::control).wait();
-  return {reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>()), static_cast<std::size_t>(bytes.numel())};
+  return {reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>()),
+          static_cast<std::size_t>(bytes.numel())};
 }
 
 /// The step directory a file like LATEST names. A name that leaves OUTPUT is damage or an attack.
 fs::path named_step(const fs::path& output, const char* pointer) {
   std::string name = read_file(output / pointer, 256);
   while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.pop_back();
-  const bool valid = name.size() > 5 && name.starts_with("step-") &&
-                     std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (!valid) throw DataError("{}: names no step (expected a line like step-000400)", (output / pointer).string());
+  const bool valid =
+      name.size() > 5 && name.starts_with("step-") &&
+      std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (!valid)
+    throw DataError("{}: names no step (expected a line like step-000400)",
+                    (output / pointer).string());
   return output / name;
 }
 
 void copy_into(const SafetensorsReader& file, const std::string& name, at::Tensor target) {
   const std::vector<std::int64_t> shape(target.sizes().begin(), target.sizes().end());
   const auto entry = file.entries().find(name);
-  if (entry == file.entries().end()) throw DataError("{}: has no tensor {}", file.path().string(), name);
+  if (entry == file.entries().end())
+    throw DataError("{}: has no tensor {}", file.path().string(), name);
   const at::Tensor stored = file.tensor(name, entry->second.dtype, shape);
   if (!at::isFloatingType(stored.scalar_type())) {
     throw ShapeError("{}: tensor {} is not of a floating-point type", file.path().string(), name);
@@ -143,20 +156,21 @@ void write_adapter(const fs::path& directory, Recommender& model) {
   }
   write_safetensors(directory / "adapter_model.safetensors", tensors, {{"format", "pt"}});
   const LoraConfig& lora = model.config().lora;
-  const nlohmann::ordered_json config = {{"peft_type", "LORA"},
-                                         {"task_type", "CAUSAL_LM"},
-                                         {"base_model_name_or_path", model.base().directory().string()},
-                                         {"r", lora.rank},
-                                         {"lora_alpha", lora.alpha},
-                                         {"lora_dropout", lora.dropout},
-                                         {"target_modules", lora.targets},
-                                         {"bias", "none"},
-                                         {"fan_in_fan_out", false},
-                                         {"inference_mode", true},
-                                         {"init_lora_weights", true},
-                                         {"use_rslora", false},
-                                         {"use_dora", false},
-                                         {"modules_to_save", nullptr}};
+  const nlohmann::ordered_json config = {
+      {"peft_type", "LORA"},
+      {"task_type", "CAUSAL_LM"},
+      {"base_model_name_or_path", model.base().directory().string()},
+      {"r", lora.rank},
+      {"lora_alpha", lora.alpha},
+      {"lora_dropout", lora.dropout},
+      {"target_modules", lora.targets},
+      {"bias", "none"},
+      {"fan_in_fan_out", false},
+      {"inference_mode", true},
+      {"init_lora_weights", true},
+      {"use_rslora", false},
+      {"use_dora", false},
+      {"modules_to_save", nullptr}};
   write_file(directory / "adapter_config.json", config.dump(2) + "\n");
 }
 
@@ -173,7 +187,9 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
     directory = std::make_unique<AtomicDirectory>(output / step_name(state.step));
   });
   const fs::path path = broadcast_text(world, directory ? directory->path().string() : "");
-  job.agree([&] { write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table()); });
+  job.agree([&] {
+    write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table());
+  });
   job.agree([&] {
     if (world.rank() != 0) return;
     write_adapter(path / "adapter", model);
@@ -187,14 +203,17 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
   });
 }
 
-void mark_best(const fs::path& output, std::int64_t step) { write_file(output / "BEST", step_name(step) + "\n"); }
+void mark_best(const fs::path& output, std::int64_t step) {
+  write_file(output / "BEST", step_name(step) + "\n");
+}
 
 void delete_old_steps(const fs::path& output, std::int64_t keep) {
   if (keep <= 0) return;
   std::vector<fs::path> steps;
   for (const auto& entry : fs::directory_iterator(output)) {
     const std::string name = entry.path().filename().string();
-    if (entry.is_directory() && name.starts_with("step-") && name.find('.') == std::string::npos) steps.push_back(entry.path());
+    if (entry.is_directory() && name.starts_with("step-") && name.find('.') == std::string::npos)
+      steps.push_back(entry.path());
   }
   // Numbers beyond six digits are longer names: order by length first.
   std::sort(steps.begin(), steps.end(), [](const fs::path& a, const fs::path& b) {
@@ -217,7 +236,9 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
   if (!fs::exists(path / "manifest.json")) {
     const char* pointer = !prefer_latest && fs::exists(path / "BEST") ? "BEST" : "LATEST";
     if (!fs::exists(path / pointer)) {
-      throw DataError("{}: is neither a step (no manifest.json) nor a training output (no BEST or LATEST)", path.string());
+      throw DataError(
+          "{}: is neither a step (no manifest.json) nor a training output (no BEST or LATEST)",
+          path.string());
     }
     directory_ = named_step(path, pointer);
   }
@@ -226,7 +247,8 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
   try {
     const auto format = manifest_.at("format").get<std::int64_t>();
     if (format != kCheckpointFormat) {
-      throw DataError("{}: has format {}, this program reads format {}", manifest.string(), format, kCheckpointFormat);
+      throw DataError("{}: has format {}, this program reads format {}", manifest.string(), format,
+                      kCheckpointFormat);
     }
     state();
     for (const auto& [name, about] : manifest_.at("files").items()) {
@@ -234,12 +256,15 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
       const auto bytes = about.at("bytes").get<std::uint64_t>();
       std::error_code error;
       const auto size = fs::file_size(file, error);
-      if (error) throw DataError("{}: {}, though the manifest lists it", file.string(), error.message());
+      if (error)
+        throw DataError("{}: {}, though the manifest lists it", file.string(), error.message());
       if (size != bytes) {
-        throw DataError("{}: has {} bytes, the manifest says {} (truncated?)", file.string(), size, bytes);
+        throw DataError("{}: has {} bytes, the manifest says {} (truncated?)", file.string(), size,
+                        bytes);
       }
       if (verify && sha256_file(file) != about.at("sha256").get<std::string>()) {
-        throw DataError("{}: its checksum is not the manifest's: the file is damaged", file.string());
+        throw DataError("{}: its checksum is not the manifest's: the file is damaged",
+                        file.string());
       }
     }
   } catch (const nlohmann::json::exception& e) {
@@ -256,28 +281,33 @@ ModelConfig Checkpoint::model_config() const {
 TrainingState Checkpoint::state() const {
   const auto& state = manifest_.at("state");
   return {manifest_.at("step").get<std::int64_t>(), state.at("best_auc").get<double>(),
-          state.at("best_step").get<std::int64_t>(), state.at("evaluations_since_best").get<std::int64_t>()};
+          state.at("best_step").get<std::int64_t>(),
+          state.at("evaluations_since_best").get<std::int64_t>()};
 }
 
 bool Checkpoint::bias_columns() const { return manifest_.value("bias_columns", false); }
 
 CutKind Checkpoint::cut() const { return parse_cut(manifest_.at("sampler").value("cut", "none")); }
 
-std::int64_t Checkpoint::groups() const { return manifest_.at("sampler").value("groups", std::int64_t{1}); }
+std::int64_t Checkpoint::groups() const {
+  return manifest_.at("sampler").value("groups", std::int64_t{1});
+}
 
 void Checkpoint::require_dataset(const Dataset& dataset) const {
   const std::string stored = manifest_.at("dataset").value("fingerprint", "");
   if (stored != dataset.fingerprint()) {
-    throw DataError("{}: belongs to another dataset (fingerprint {:.12}, {} has {:.12}); give the one it was trained on",
-                    directory_.string(), stored, dataset.directory().string(), dataset.fingerprint());
+    throw DataError(
+        "{}: belongs to another dataset (fingerprint {:.12}, {} has {:.12}); give the one it was "
+        "trained on",
+        directory_.string(), stored, dataset.directory().string(), dataset.fingerprint());
   }
 }
 
 void Checkpoint::require_base(const HfCheckpoint& base) const {
   const std::string stored = manifest_.at("base_model").value("fingerprint", "");
   if (stored != base.fingerprint()) {
-    throw DataError("{}: belongs to another base model (fingerprint {:.12}, {} has {:.12})", directory_.string(), stored,
-                    base.directory().string(), base.fingerprint());
+    throw DataError("{}: belongs to another base model (fingerprint {:.12}, {} has {:.12})",
+                    directory_.string(), stored, base.directory().string(), base.fingerprint());
   }
 }
 
@@ -286,8 +316,9 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
   const auto require = [&](const char* key, const char* option, std::int64_t now) {
     const auto stored = sampler.at(key).get<std::int64_t>();
     if (stored != now) {
-      throw ConfigError("--resume: {} was {} in {}, now {}; start a new --output or give the old value", option, stored,
-                        directory_.string(), now);
+      throw ConfigError(
+          "--resume: {} was {} in {}, now {}; start a new --output or give the old value", option,
+          stored, directory_.string(), now);
     }
   };
   require("seed", "--seed", static_cast<std::int64_t>(identity.seed));

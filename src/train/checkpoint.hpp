@@ -12,10 +12,11 @@ namespace graphlora {
 
 inline constexpr std::int64_t kCheckpointFormat = 1;
 
-/// What the training loop must remember beside weights and moments; all else follows from (seed, step).
+/// What the training loop must remember beside weights and moments; all else follows from (seed,
+/// step).
 struct TrainingState {
   std::int64_t step = 0;
-  double best_auc = -1;                 ///< best validation AUC so far, -1: none
+  double best_auc = -1;  ///< best validation AUC so far, -1: none
   std::int64_t best_step = -1;
   std::int64_t evaluations_since_best = 0;
 };
@@ -26,20 +27,21 @@ struct RunIdentity {
   std::int64_t batch_size = 0, block = 1, max_train_examples = 0;
 };
 
-/// Writes step-NNNNNN/ (temporary directory, checksums, rename) and then LATEST. Replicated parameters are hash-compared
-/// first. Collective; errors are agreed.
-void save_checkpoint(Job& job, const std::filesystem::path& output, Recommender& model, Optimizer& optimizer,
-                     const TrainingState& state, const RunIdentity& identity);
+/// Writes step-NNNNNN/ (temporary directory, checksums, rename) and then LATEST. Replicated
+/// parameters are hash-compared first. Collective; errors are agreed.
+void save_checkpoint(Job& job, const std::filesystem::path& output, Recommender& model,
+                     Optimizer& optimizer, const TrainingState& state, const RunIdentity& identity);
 /// Names a step in OUTPUT/BEST. Local to rank 0.
 void mark_best(const std::filesystem::path& output, std::int64_t step);
-/// Deletes all but the newest `keep` steps; never BEST's or LATEST's. keep <= 0: keeps all. Local to rank 0.
+/// Deletes all but the newest `keep` steps; never BEST's or LATEST's. keep <= 0: keeps all. Local
+/// to rank 0.
 void delete_old_steps(const std::filesystem::path& output, std::int64_t keep);
 
 /// A step directory opened for reading: manifest checked, every file's size and checksum verified.
 class Checkpoint {
  public:
-  /// `path`: a step, or OUTPUT (BEST, else LATEST; with `prefer_latest` LATEST only). Throws DataError. `verify`: checksums
-  /// too (rank 0 does it for all). Local.
+  /// `path`: a step, or OUTPUT (BEST, else LATEST; with `prefer_latest` LATEST only). Throws
+  /// DataError. `verify`: checksums too (rank 0 does it for all). Local.
   Checkpoint(const std::filesystem::path& path, bool prefer_latest, bool verify);
 
   const std::filesystem::path& directory() const { return directory_; }
@@ -55,7 +57,8 @@ class Checkpoint {
   void require_base(const HfCheckpoint& base) const;
   /// Throws ConfigError naming the first setting that differs from the run that wrote it.
   void require_identity(const RunIdentity& identity) const;
-  /// Copies the stored values into the model's dense parameters. Throws DataError, ShapeError. Local.
+  /// Copies the stored values into the model's dense parameters. Throws DataError, ShapeError.
+  /// Local.
   void load_parameters(Recommender& model) const;
   /// Moments of the dense parameters. Local.
   void load_moments(Optimizer& optimizer) const;
@@ -68,7 +71,8 @@ class Checkpoint {
 /// Directory that LATEST names, if there is one.
 std::optional<std::filesystem::path> latest_step(const std::filesystem::path& output);
 
-/// Writes the adapter alone as PEFT does: adapter_config.json and adapter_model.safetensors. Throws DataError. Local.
+/// Writes the adapter alone as PEFT does: adapter_config.json and adapter_model.safetensors. Throws
+/// DataError. Local.
 void write_adapter(const std::filesystem::path& directory, Recommender& model);
 
 }  // namespace graphlora

@@ -1,4 +1,5 @@
-// A trained model as a command needs it: everything a checkpoint, a dataset and an LLM directory add up to.
+// A trained model as a command needs it: everything a checkpoint, a dataset and an LLM directory
+// add up to.
 #pragma once
 #include <filesystem>
 #include <memory>
@@ -10,10 +11,12 @@ namespace graphlora {
 
 class CheckpointModel {
  public:
-  /// `checkpoint`: a step or a training output (BEST, else LATEST). `precision`: as for Precision::parse, empty: the
-  /// checkpoint's own. Opens the dataset with the checkpoint's cut. Collective; errors are agreed.
-  CheckpointModel(Job& job, const std::filesystem::path& data, const std::filesystem::path& checkpoint,
-                  const std::filesystem::path& base_model, const std::string& precision);
+  /// `checkpoint`: a step or a training output (BEST, else LATEST). `precision`: as for
+  /// Precision::parse, empty: the checkpoint's own. Opens the dataset with the checkpoint's cut.
+  /// Collective; errors are agreed.
+  CheckpointModel(Job& job, const std::filesystem::path& data,
+                  const std::filesystem::path& checkpoint, const std::filesystem::path& base_model,
+                  const std::string& precision);
 
   const Workspace& workspace() const { return *workspace_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }

@@ -20,17 +20,19 @@ std::string csv_field(std::string_view text) {
 
 }  // namespace
 
-std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows, std::int64_t micro_batch,
-                              const std::string& progress_label) {
+std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
+                              std::int64_t micro_batch, const std::string& progress_label) {
   const at::NoGradGuard guard;
   const ProcessGrid& grid = *model.workspace().grid;
   const PromptBuilder& prompts = model.prompts();
-  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples", grid.rank() == 0);
+  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples",
+                    grid.rank() == 0);
   model.anchors().begin_inference();
 
   std::vector<float> local_score;
   std::vector<std::int64_t> local_index;
-  const std::int64_t total = static_cast<std::int64_t>(rows.size()), chunk = kChunkPerReplica * grid.replicas();
+  const std::int64_t total = static_cast<std::int64_t>(rows.size()),
+                     chunk = kChunkPerReplica * grid.replicas();
   for (std::int64_t begin = 0; begin < total; begin += chunk) {
     const std::int64_t end = std::min(total, begin + chunk);
     std::vector<std::int64_t> lengths;
@@ -51,8 +53,8 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
     const auto bounds = split_by_budget(my_lengths, micro_batch);
     for (std::size_t k = 0; k + 1 < bounds.size(); ++k) {
       const std::size_t first = bounds[k], count = bounds[k + 1] - first;
-      const Pack pack =
-          make_pack(std::span(mine).subspan(first, count), std::span(stream).subspan(first, count), first_anchor);
+      const Pack pack = make_pack(std::span(mine).subspan(first, count),
+                                  std::span(stream).subspan(first, count), first_anchor);
       first_anchor += pack.anchor_row_A.size(0);
       const at::Tensor score_S = model.llm().forward(pack, anchors, {}).to(at::kFloat).contiguous();
       const auto* data = score_S.const_data_ptr<float>();
@@ -78,11 +80,14 @@ nlohmann::json Evaluation::to_json(const std::string& split, double seconds) con
   json.update(nlohmann::ordered_json(all.to_json()));
   json["warm"] = warm.to_json();
   json["cold"] = cold.to_json();
-  json["examples_per_s"] = seconds > 0 ? nlohmann::ordered_json(static_cast<double>(all.rows) / seconds) : nlohmann::ordered_json();
+  json["examples_per_s"] = seconds > 0
+                               ? nlohmann::ordered_json(static_cast<double>(all.rows) / seconds)
+                               : nlohmann::ordered_json();
   return json;
 }
 
-Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows, std::span<const float> scores) {
+Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows,
+                      std::span<const float> scores) {
   struct Columns {
     std::vector<float> score;
     std::vector<std::uint8_t> label;
@@ -99,15 +104,16 @@ Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows
   return {all.quality(), warm.quality(), cold.quality()};
 }
 
-void write_predictions(const std::filesystem::path& path, const Dataset& dataset, std::span<const std::int64_t> rows,
-                       std::span<const float> scores) {
+void write_predictions(const std::filesystem::path& path, const Dataset& dataset,
+                       std::span<const std::int64_t> rows, std::span<const float> scores) {
   AtomicFile file(path);
   file.write("user,item,label,score\n");
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const std::int64_t row = rows[i];
     // fmt writes the shortest digits that read back to the same float.
     file.write(fmt::format("{},{},{},{}\n", csv_field(dataset.user_id(dataset.user()[row])),
-                           csv_field(dataset.item_id(dataset.item()[row])), int{dataset.label()[row]}, scores[i]));
+                           csv_field(dataset.item_id(dataset.item()[row])),
+                           int{dataset.label()[row]}, scores[i]));
   }
   file.commit();
 }

@@ -1,4 +1,5 @@
-// Scores of dataset rows by the whole model, each row exactly once over all ranks, and their quality.
+// Scores of dataset rows by the whole model, each row exactly once over all ranks, and their
+// quality.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -9,10 +10,10 @@
 
 namespace graphlora {
 
-/// Scores in fp32 of `rows` in their order, on every rank. Graph: all training positives; template 0; no dropout.
-/// `micro_batch`: tokens a pack holds at most. Collective.
-std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows, std::int64_t micro_batch,
-                              const std::string& progress_label);
+/// Scores in fp32 of `rows` in their order, on every rank. Graph: all training positives; template
+/// 0; no dropout. `micro_batch`: tokens a pack holds at most. Collective.
+std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
+                              std::int64_t micro_batch, const std::string& progress_label);
 
 struct Evaluation {
   RankingQuality all, warm, cold;
@@ -20,10 +21,12 @@ struct Evaluation {
   nlohmann::json to_json(const std::string& split, double seconds) const;
 };
 /// Quality of scores over `rows`. Local.
-Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows, std::span<const float> scores);
+Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows,
+                      std::span<const float> scores);
 
-/// Writes CSV `user,item,label,score` with source ids; scores read back to the same fp32. Atomic. Throws DataError.
-void write_predictions(const std::filesystem::path& path, const Dataset& dataset, std::span<const std::int64_t> rows,
-                       std::span<const float> scores);
+/// Writes CSV `user,item,label,score` with source ids; scores read back to the same fp32. Atomic.
+/// Throws DataError.
+void write_predictions(const std::filesystem::path& path, const Dataset& dataset,
+                       std::span<const std::int64_t> rows, std::span<const float> scores);
 
 }  // namespace graphlora

@@ -47,44 +47,6 @@ void sgd(T* __restrict p, const T* __restrict g, T lr, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) p[i] -= lr * g[i];
 }
 
-/// The sparse part of a gradient, sorted by row (stable, so that repeats add in a fixed order).
-struct SortedRows {
-  std::vector<std::int64_t> rows, source;
-
-  explicit SortedRows(const at::Tensor& rows_S) {
-    if (!rows_S.defined() || rows_S.numel() == 0) return;
-    const auto [sorted, order] = at::sort(rows_S.contiguous(), /*stable=*/true, 0, false);
-    rows.assign(sorted.const_data_ptr<std::int64_t>(),
-                sorted.const_data_ptr<std::int64_t>() + sorted.numel());
-    source.assign(order.const_data_ptr<std::int64_t>(),
-                  order.const_data_ptr<std::int64_t>() + order.numel());
-  }
-};
-
-/// Rows [begin, end) of the gradient, in a buffer of the block's size.
-template <class T>
-at::Tensor gradient_block(const EmbeddingGradient& gradient, const at::Tensor& sparse_SD,
-                          const SortedRows& sorted, const at::Tensor& weight_nD, std::int64_t begin,
-                          std::int64_t end) {
-  at::Tensor block_bD = gradient.dense_nD.defined()
-                            ? gradient.dense_nD.slice(0, begin, end)
-                                  .to(weight_nD.scalar_type(), false, true)
-                                  .contiguous()
-                            : at::zeros({end - begin, weight_nD.size(1)}, weight_nD.options());
-  if (gradient.low_rank_nr.defined()) {
-    block_bD.addmm_(gradient.low_rank_nr.slice(0, begin, end), gradient.factor_rD);
-  }
-  const std::int64_t width = weight_nD.size(1);
-  auto entry = std::lower_bound(sorted.rows.begin(), sorted.rows.end(), begin);
-  for (; entry != sorted.rows.end() && *entry < end; ++entry) {
-    const std::int64_t source = sorted.source[entry - sorted.rows.begin()];
-    const T* from = sparse_SD.const_data_ptr<T>() + source * width;
-    T* to = block_bD.mutable_data_ptr<T>() + (*entry - begin) * width;
-    for (std::int64_t i = 0; i < width; ++i) to[i] += from[i];
-  }
-  return block_bD;
-}
-
 }  // namespace
 
 double OptimizerConfig::rate(Placement placement) const {
@@ -147,24 +109,23 @@ void Optimizer::step_embedding(EmbeddingTable& table, const EmbeddingGradient& g
   }
   TORCH_CHECK(weight_nD.is_contiguous(), "the embedding table is not contiguous");
   const double lr = config_.embedding_rate() * factor;
-  const SortedRows sorted(gradient.sparse_rows_S);
+  if (lr == 0) return;
   const std::int64_t rows = weight_nD.size(0), width = weight_nD.size(1);
   const std::int64_t blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock;
   AT_DISPATCH_FLOATING_TYPES(weight_nD.scalar_type(), "step_embedding", [&] {
-    const at::Tensor sparse_SD = sorted.rows.empty()
-                                     ? at::Tensor()
-                                     : gradient.sparse_SD.to(weight_nD.scalar_type()).contiguous();
     scalar_t* p = weight_nD.mutable_data_ptr<scalar_t>();
     scalar_t* m = adamw ? table.exp_avg_nD.mutable_data_ptr<scalar_t>() : nullptr;
     scalar_t* v = adamw ? table.exp_avg_sq_nD.mutable_data_ptr<scalar_t>() : nullptr;
     const AdamW<scalar_t> update(config_, lr, 0, step);
     at::parallel_for(0, blocks, 1, [&](std::int64_t first, std::int64_t last) {
       const at::NoGradGuard no_grad_on_this_thread;
+      const at::Tensor buffer_bD =
+          at::empty({std::min(kRowsPerBlock, rows), width}, weight_nD.options());
       for (std::int64_t block = first; block < last; ++block) {
         const std::int64_t begin = block * kRowsPerBlock;
         const std::int64_t end = std::min(begin + kRowsPerBlock, rows);
-        const at::Tensor g =
-            gradient_block<scalar_t>(gradient, sparse_SD, sorted, weight_nD, begin, end);
+        at::Tensor g = buffer_bD.slice(0, 0, end - begin);
+        gradient.rows(begin, end, g);
         const scalar_t* gp = g.const_data_ptr<scalar_t>();
         const std::int64_t at = begin * width, count = (end - begin) * width;
         if (adamw) {

@@ -7,16 +7,18 @@
 namespace graphlora {
 namespace {
 
-/// Factor per column of E that gives what the projector reads unit root mean square (bias columns: 3, since two columns
-/// must stand against the many others). Collective.
-at::Tensor projector_input_scale(const Workspace& workspace, const EmbeddingTable& table, bool bias_columns) {
+/// Factor per column of E that gives what the projector reads unit root mean square (bias columns:
+/// 3, since two columns must stand against the many others). Collective.
+at::Tensor projector_input_scale(const Workspace& workspace, const EmbeddingTable& table,
+                                 bool bias_columns) {
   const at::Tensor e_nD = table.weight_nD.to(at::kDouble);
   const at::Tensor present_n = (e_nD != 0).any(1).sum().to(at::kDouble);
   at::Tensor sums = at::cat({e_nD.square().sum(0), present_n.view({1})});
   workspace.world().all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
   const std::int64_t width = e_nD.size(1);
   const at::Tensor rms_D = (sums.slice(0, 0, width) / sums[width].clamp_min(1)).sqrt();
-  at::Tensor scale_D = at::where(rms_D > 0, rms_D.clamp_min(1e-12).reciprocal(), at::ones_like(rms_D));
+  at::Tensor scale_D =
+      at::where(rms_D > 0, rms_D.clamp_min(1e-12).reciprocal(), at::ones_like(rms_D));
   if (bias_columns && width > 2) scale_D.slice(0, width - 2, width).mul_(3);
   return scale_D;
 }
@@ -31,12 +33,18 @@ nlohmann::json to_json(const ModelConfig& c) {
             {"dropout", c.lora.dropout},
             {"targets", c.lora.targets},
             {"learn_lambda", c.lora.learn_lambda}}},
-          {"inject", {{"layers", c.lora.inject_layers}, {"lambda_lora", c.lora.lambda_lora}, {"lambda_gnn", c.lora.lambda_gnn}}},
+          {"inject",
+           {{"layers", c.lora.inject_layers},
+            {"lambda_lora", c.lora.lambda_lora},
+            {"lambda_gnn", c.lora.lambda_gnn}}},
           {"gnn", {{"type", c.gnn.type}, {"layers", c.gnn.layers}, {"init", c.gnn.init}}},
           {"projector", {{"type", c.projector}, {"middle", c.projector_middle}}},
           {"score", c.score},
           {"prompt",
-           {{"history", c.prompt.history}, {"max_tokens", c.prompt.max_tokens}, {"yes", c.prompt.yes}, {"no", c.prompt.no}}},
+           {{"history", c.prompt.history},
+            {"max_tokens", c.prompt.max_tokens},
+            {"yes", c.prompt.yes},
+            {"no", c.prompt.no}}},
           {"seed", c.seed}};
 }
 
@@ -51,7 +59,8 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
     lora.at("targets").get_to(c.lora.targets);
     lora.at("learn_lambda").get_to(c.lora.learn_lambda);
     const auto& inject = json.at("inject");
-    c.inject_layers = fmt::format("{}", fmt::join(inject.at("layers").get<std::vector<std::int64_t>>(), ","));
+    c.inject_layers =
+        fmt::format("{}", fmt::join(inject.at("layers").get<std::vector<std::int64_t>>(), ","));
     if (c.inject_layers.empty()) c.inject_layers = "none";
     inject.at("lambda_lora").get_to(c.lora.lambda_lora);
     inject.at("lambda_gnn").get_to(c.lora.lambda_gnn);
@@ -87,8 +96,10 @@ std::vector<std::int64_t> parse_layers(const std::string& text, std::int64_t lay
     std::int64_t layer = -1;
     const auto [rest, error] = std::from_chars(text.data() + begin, text.data() + end, layer);
     if (error != std::errc() || rest != text.data() + end || layer < 0 || layer >= layers) {
-      throw ConfigError("--inject.layers {}: must be middle, all, none or layer numbers from 0 to {}, separated by commas",
-                        text, layers - 1);
+      throw ConfigError(
+          "--inject.layers {}: must be middle, all, none or layer numbers from 0 to {}, separated "
+          "by commas",
+          text, layers - 1);
     }
     result.push_back(layer);
     begin = end + 1;
@@ -98,9 +109,13 @@ std::vector<std::int64_t> parse_layers(const std::string& text, std::int64_t lay
   return result;
 }
 
-Recommender::Recommender(Job& job, const Workspace& workspace, const std::filesystem::path& model_directory,
-                         ModelConfig config, EmbeddingTable table, bool bias_columns)
-    : workspace_(workspace), config_(std::move(config)), table_(std::move(table)), bias_columns_(bias_columns) {
+Recommender::Recommender(Job& job, const Workspace& workspace,
+                         const std::filesystem::path& model_directory, ModelConfig config,
+                         EmbeddingTable table, bool bias_columns)
+    : workspace_(workspace),
+      config_(std::move(config)),
+      table_(std::move(table)),
+      bias_columns_(bias_columns) {
   const Precision precision = Precision::parse(config_.precision);
   const std::int64_t width = table_.weight_nD.size(1);
   job.agree([&] {
@@ -113,24 +128,29 @@ Recommender::Recommender(Job& job, const Workspace& workspace, const std::filesy
     }
     config_.prompt.max_tokens = std::min(config_.prompt.max_tokens, llama.max_positions);
     prompts_ = std::make_unique<PromptBuilder>(*workspace_.dataset, *tokenizer_, config_.prompt);
-    config_.lora.inject_layers = parse_layers(config_.gnn.type == "none" ? "none" : config_.inject_layers, llama.layers);
+    config_.lora.inject_layers =
+        parse_layers(config_.gnn.type == "none" ? "none" : config_.inject_layers, llama.layers);
     config_.gnn.rank = config_.lora.rank;
     const Score score = config_.score == "yes" ? Score::yes : Score::margin;
-    llm_ = std::make_unique<GraphLora>(llama, base_->load(precision, prompts_->yes_token(), prompts_->no_token()),
-                                       config_.lora, precision, config_.seed, score);
+    llm_ = std::make_unique<GraphLora>(
+        llama, base_->load(precision, prompts_->yes_token(), prompts_->no_token()), config_.lora,
+        precision, config_.seed, score);
     gnn_ = make_gnn(config_.gnn, width, precision.parameter, config_.seed);
   });
   if (config_.projector != "none") {
     if (config_.projector_middle == 0) config_.projector_middle = 10 * width;
-    projector_ = std::make_unique<Projector>(width, config_.projector_middle, base_->config().hidden_size,
-                                             precision.parameter, config_.seed,
-                                             projector_input_scale(workspace_, table_, bias_columns_));
+    projector_ = std::make_unique<Projector>(
+        width, config_.projector_middle, base_->config().hidden_size, precision.parameter,
+        config_.seed, projector_input_scale(workspace_, table_, bias_columns_));
   }
-  anchors_ = std::make_unique<AnchorStage>(*workspace_.grid, *workspace_.map, *workspace_.shard, table_, gnn_.get(),
-                                           projector_.get());
+  anchors_ = std::make_unique<AnchorStage>(*workspace_.grid, *workspace_.map, *workspace_.shard,
+                                           table_, gnn_.get(), projector_.get());
   parameters_ = llm_->adapters().parameters();
-  if (projector_) parameters_.insert(parameters_.end(), projector_->parameters().begin(), projector_->parameters().end());
-  if (gnn_) parameters_.insert(parameters_.end(), gnn_->parameters().begin(), gnn_->parameters().end());
+  if (projector_)
+    parameters_.insert(parameters_.end(), projector_->parameters().begin(),
+                       projector_->parameters().end());
+  if (gnn_)
+    parameters_.insert(parameters_.end(), gnn_->parameters().begin(), gnn_->parameters().end());
 }
 
 Recommender::~Recommender() = default;

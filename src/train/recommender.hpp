@@ -19,9 +19,9 @@ struct ModelConfig {
   LoraConfig lora;
   std::string inject_layers = "middle";  ///< middle | all | none | comma-separated layer numbers
   GnnConfig gnn;
-  std::string projector = "mlp";         ///< mlp | none
-  std::int64_t projector_middle = 0;     ///< 0: 10·d_e
-  std::string score = "margin";          ///< margin | yes
+  std::string projector = "mlp";      ///< mlp | none
+  std::int64_t projector_middle = 0;  ///< 0: 10·d_e
+  std::string score = "margin";       ///< margin | yes
   PromptConfig prompt;
   std::uint64_t seed = 1;
 };
@@ -29,18 +29,21 @@ nlohmann::json to_json(const ModelConfig& config);
 /// Throws DataError naming `where` and the missing or wrong key.
 ModelConfig model_config_from_json(const nlohmann::json& json, const std::string& where);
 
-/// Layer numbers of `text` ("middle", "all", "none", "3,15") for a model of `layers` layers. Throws ConfigError.
+/// Layer numbers of `text` ("middle", "all", "none", "3,15") for a model of `layers` layers. Throws
+/// ConfigError.
 std::vector<std::int64_t> parse_layers(const std::string& text, std::int64_t layers);
 
 class Recommender {
  public:
-  /// Loads the LLM from `model_directory` and draws all trainable weights from config.seed. `table` holds E of the owned
-  /// nodes; `bias_columns`: its last two columns are (bias, 1) pairs. Collective; errors are agreed.
-  Recommender(Job& job, const Workspace& workspace, const std::filesystem::path& model_directory, ModelConfig config,
-              EmbeddingTable table, bool bias_columns);
+  /// Loads the LLM from `model_directory` and draws all trainable weights from config.seed. `table`
+  /// holds E of the owned nodes; `bias_columns`: its last two columns are (bias, 1) pairs.
+  /// Collective; errors are agreed.
+  Recommender(Job& job, const Workspace& workspace, const std::filesystem::path& model_directory,
+              ModelConfig config, EmbeddingTable table, bool bias_columns);
   ~Recommender();
 
-  /// Sets the GNN's data-dependent initial weights. Collective; not for a model whose weights are then loaded.
+  /// Sets the GNN's data-dependent initial weights. Collective; not for a model whose weights are
+  /// then loaded.
   void initialize_from_data();
 
   const Workspace& workspace() const { return workspace_; }

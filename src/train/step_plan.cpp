@@ -14,8 +14,8 @@ double uniform(std::uint64_t seed, const char* purpose, std::int64_t step, std::
 
 }  // namespace
 
-StepPlan plan_step(const Sampler& sampler, const PromptBuilder& prompts, const Dataset& dataset, std::uint64_t seed,
-                   std::int64_t step, int replicas) {
+StepPlan plan_step(const Sampler& sampler, const PromptBuilder& prompts, const Dataset& dataset,
+                   std::uint64_t seed, std::int64_t step, int replicas) {
   StepPlan plan;
   plan.batch = sampler.batch(step);
   using Prefix = std::tuple<std::int64_t, std::uint64_t, std::int32_t>;  // user, history, template

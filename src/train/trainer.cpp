@@ -25,7 +25,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 std::int64_t peak_memory_bytes() {
   rusage usage{};
@@ -36,8 +38,10 @@ std::int64_t peak_memory_bytes() {
 /// Adds the time of its scope to one phase.
 class PhaseTimer {
  public:
-  PhaseTimer(std::vector<std::pair<std::string, double>>& phases, const char* name) : start_(Clock::now()) {
-    auto found = std::find_if(phases.begin(), phases.end(), [&](const auto& p) { return p.first == name; });
+  PhaseTimer(std::vector<std::pair<std::string, double>>& phases, const char* name)
+      : start_(Clock::now()) {
+    auto found =
+        std::find_if(phases.begin(), phases.end(), [&](const auto& p) { return p.first == name; });
     if (found == phases.end()) found = phases.insert(phases.end(), {name, 0.0});
     seconds_ = &found->second;
   }
@@ -51,7 +55,15 @@ class PhaseTimer {
 };
 
 /// Position of each scalar in the one all-reduce per step.
-enum Scalar : std::int64_t { kLoss, kTokens, kEmbeddingNorm, kRatioGraph, kRatioLora, kInterrupted, kScalars };
+enum Scalar : std::int64_t {
+  kLoss,
+  kTokens,
+  kEmbeddingNorm,
+  kRatioGraph,
+  kRatioLora,
+  kInterrupted,
+  kScalars
+};
 
 struct Communication {
   double seconds = 0, exposed = 0;
@@ -74,16 +86,16 @@ Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t ste
     : model_(model),
       config_(config),
       steps_(steps),
-      sampler_(*model.workspace().dataset, model.workspace().shard->cut(), config.batch_size, config.seed, config.block,
-               config.max_train_examples),
+      sampler_(*model.workspace().dataset, model.workspace().shard->cut(), config.batch_size,
+               config.seed, config.block, config.max_train_examples),
       schedule_(config.schedule),
       optimizer_(model.parameters(), config.optimizer),
       sync_(*model.workspace().grid, model.parameters()) {
   if (steps_ < 0) steps_ = sampler_.batches_per_epoch();
   schedule_.steps = steps_;
   // Phases in the order of a step; PhaseTimer keeps pointers into this vector.
-  for (const char* phase : {"prompts", "graph forward", "LLM forward", "LLM backward", "graph backward",
-                            "gradient sync", "optimizer"}) {
+  for (const char* phase : {"prompts", "graph forward", "LLM forward", "LLM backward",
+                            "graph backward", "gradient sync", "optimizer"}) {
     phases_.emplace_back(phase, 0.0);
   }
   if (config_.optimizer.type == "adamw" && !model_.table().exp_avg_nD.defined()) {
@@ -101,7 +113,8 @@ const std::string& Stepper::stage(std::int64_t step) const {
 bool Stepper::trains_graph(std::int64_t step) const { return stage(step) != "adapter"; }
 
 bool Stepper::trains(const Parameter& parameter, std::int64_t step) const {
-  const bool graph_side = parameter.placement == Placement::projector || parameter.placement == Placement::gnn;
+  const bool graph_side =
+      parameter.placement == Placement::projector || parameter.placement == Placement::gnn;
   if (stage(step) == "joint") return true;
   return graph_side == (stage(step) == "projector");
 }
@@ -126,9 +139,10 @@ StepResult Stepper::step(std::int64_t step) {
       lengths.push_back(plan.length_B[i]);
       for (const Prompt::Anchor& anchor : prompts.back().anchors) {
         anchor_node_A.push_back(anchor.node);
-        unknown_A.push_back(anchor.node < dataset.users()
-                                ? user_is_unknown(config_.seed, step, anchor.node, config_.unknown_rate)
-                                : item_is_unknown(config_.seed, step, row, config_.unknown_rate));
+        unknown_A.push_back(
+            anchor.node < dataset.users()
+                ? user_is_unknown(config_.seed, step, anchor.node, config_.unknown_rate)
+                : item_is_unknown(config_.seed, step, row, config_.unknown_rate));
       }
     }
   }
@@ -137,7 +151,8 @@ StepResult Stepper::step(std::int64_t step) {
   AnchorRows anchors;
   {
     const PhaseTimer timer(phases_, "graph forward");
-    anchors = model_.anchors().forward(workspace.shard->cut().training_view(plan.batch.group), anchor_node_A, unknown_A);
+    anchors = model_.anchors().forward(workspace.shard->cut().training_view(plan.batch.group),
+                                       anchor_node_A, unknown_A);
   }
 
   // 3. Micro-batches through the LLM; the loss is normalized by the global batch's own size.
@@ -151,12 +166,12 @@ StepResult Stepper::step(std::int64_t step) {
     at::Tensor loss;
     {
       const PhaseTimer timer(phases_, "LLM forward");
-      const Pack pack = make_pack(std::span(prompts).subspan(first, count), std::span(prefix_stream).subspan(first, count),
-                                  first_anchor);
+      const Pack pack = make_pack(std::span(prompts).subspan(first, count),
+                                  std::span(prefix_stream).subspan(first, count), first_anchor);
       first_anchor += pack.anchor_row_A.size(0);
       const at::Tensor score_S = model_.llm().forward(pack, anchors, dropout);
-      loss = at::binary_cross_entropy_with_logits(score_S, pack.label_S.to(score_S.scalar_type()), {}, {},
-                                                  at::Reduction::Sum) /
+      loss = at::binary_cross_entropy_with_logits(score_S, pack.label_S.to(score_S.scalar_type()),
+                                                  {}, {}, at::Reduction::Sum) /
              batch_examples;
       loss_sum += loss.detach();
     }
@@ -164,12 +179,13 @@ StepResult Stepper::step(std::int64_t step) {
     torch::autograd::backward({loss}, {});
   }
 
-  // 4. and 5. Adapters' gradients are reduced while anchors' gradients travel home and through the GNN.
+  // 4. and 5. Adapters' gradients are reduced while anchors' gradients travel home and through the
+  // GNN.
   EmbeddingGradient embedding_gradient;
   {
     const PhaseTimer timer(phases_, "graph backward");
-    sync_.start({Placement::lora_a_column, Placement::lora_b_column, Placement::lora_a_row, Placement::lora_b_row,
-                 Placement::lambda});
+    sync_.start({Placement::lora_a_column, Placement::lora_b_column, Placement::lora_a_row,
+                 Placement::lora_b_row, Placement::lambda});
     embedding_gradient = model_.anchors().backward();
   }
   at::Tensor scalars = at::zeros({kScalars + 2 * grid.size()}, at::kDouble);
@@ -177,7 +193,8 @@ StepResult Stepper::step(std::int64_t step) {
     const PhaseTimer timer(phases_, "gradient sync");
     sync_.start({Placement::projector, Placement::gnn});
     auto* s = scalars.mutable_data_ptr<double>();
-    const auto tokens = static_cast<double>(std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0}));
+    const auto tokens =
+        static_cast<double>(std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0}));
     // Sums over data, never over world: one tensor rank of a replica speaks for it.
     if (grid.tensor_rank() == 0) {
       const at::Tensor ratio = model_.llm().take_ratio_sums();
@@ -199,7 +216,8 @@ StepResult Stepper::step(std::int64_t step) {
   const PhaseTimer timer(phases_, "optimizer");
   double squared_norm = s[kEmbeddingNorm];
   for (const Parameter& parameter : optimizer_.parameters()) {
-    if (parameter.value.grad().defined()) squared_norm += parameter.value.grad().square().sum(at::kDouble).item<double>();
+    if (parameter.value.grad().defined())
+      squared_norm += parameter.value.grad().square().sum(at::kDouble).item<double>();
   }
   StepResult result;
   result.loss = s[kLoss];
@@ -207,16 +225,18 @@ StepResult Stepper::step(std::int64_t step) {
   result.examples = static_cast<std::int64_t>(plan.batch.rows.size());
   result.tokens = static_cast<std::int64_t>(s[kTokens]);
   if (s[kRatioLora] > 0) result.graph_ratio = std::sqrt(s[kRatioGraph] / s[kRatioLora]);
-  result.token_imbalance = *std::max_element(s + kScalars, s + kScalars + grid.size()) * grid.size() /
-                           std::max(1.0, std::accumulate(s + kScalars, s + kScalars + grid.size(), 0.0));
-  result.peak_memory_bytes =
-      static_cast<std::int64_t>(*std::max_element(s + kScalars + grid.size(), s + kScalars + 2 * grid.size()));
+  result.token_imbalance =
+      *std::max_element(s + kScalars, s + kScalars + grid.size()) * grid.size() /
+      std::max(1.0, std::accumulate(s + kScalars, s + kScalars + grid.size(), 0.0));
+  result.peak_memory_bytes = static_cast<std::int64_t>(
+      *std::max_element(s + kScalars + grid.size(), s + kScalars + 2 * grid.size()));
   result.interrupted = s[kInterrupted] > 0;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    throw AgreedError(ExitCode::data,
-                      fmt::format("step {}: loss {}, gradient norm {}: training diverged; lower the learning rates or set "
-                                  "--optim.clip; dataset rows of the batch: {}",
-                                  step, result.loss, result.grad_norm, fmt::join(plan.batch.rows, ",")));
+    throw AgreedError(ExitCode::data, fmt::format("step {}: loss {}, gradient norm {}: training "
+                                                  "diverged; lower the learning rates or set "
+                                                  "--optim.clip; dataset rows of the batch: {}",
+                                                  step, result.loss, result.grad_norm,
+                                                  fmt::join(plan.batch.rows, ",")));
   }
   if (config_.clip > 0 && result.grad_norm > config_.clip) {
     const double factor = config_.clip / result.grad_norm;
@@ -226,8 +246,10 @@ StepResult Stepper::step(std::int64_t step) {
     embedding_gradient.scale_(factor);
   }
   const double factor = schedule_.factor(step);
-  optimizer_.step(step, factor, [&](const Parameter& parameter) { return trains(parameter, step); });
-  if (trains_graph(step)) optimizer_.step_embedding(model_.table(), embedding_gradient, step, factor);
+  optimizer_.step(step, factor,
+                  [&](const Parameter& parameter) { return trains(parameter, step); });
+  if (trains_graph(step))
+    optimizer_.step_embedding(model_.table(), embedding_gradient, step, factor);
   return result;
 }
 
@@ -236,14 +258,16 @@ namespace {
 /// metrics.jsonl, written by rank 0 only.
 class MetricsLog {
  public:
-  /// Lines of steps after `last_step` are dropped (a resumed run writes them again). Throws DataError.
+  /// Lines of steps after `last_step` are dropped (a resumed run writes them again). Throws
+  /// DataError.
   MetricsLog(const std::filesystem::path& path, std::int64_t last_step) : path_(path) {
     std::string kept;
     if (last_step > 0 && std::filesystem::exists(path)) {
       std::ifstream old(path);
       for (std::string line; std::getline(old, line);) {
         const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-        if (json.is_object() && json.value("step", std::int64_t{0}) <= last_step) kept += line + "\n";
+        if (json.is_object() && json.value("step", std::int64_t{0}) <= last_step)
+          kept += line + "\n";
       }
     }
     write_file(path, kept);
@@ -260,39 +284,53 @@ class MetricsLog {
 };
 
 /// Closing table: where the time went, min/avg/max over ranks, and one line of advice. Collective.
-void print_time_table(Communicator& world, const std::vector<std::pair<std::string, double>>& phases,
+void print_time_table(Communicator& world,
+                      const std::vector<std::pair<std::string, double>>& phases,
                       const Communication& communication, double total) {
   std::vector<std::pair<std::string, double>> lines = phases;
-  lines.emplace_back("evaluation, saving, other",
-                     total - std::accumulate(phases.begin(), phases.end(), 0.0, [](double sum, const auto& p) { return sum + p.second; }));
+  lines.emplace_back(
+      "evaluation, saving, other",
+      total - std::accumulate(phases.begin(), phases.end(), 0.0,
+                              [](double sum, const auto& p) { return sum + p.second; }));
   const std::size_t first_summary = lines.size();
   lines.emplace_back("computing", total - communication.exposed);
   lines.emplace_back("communication (hidden and exposed)", communication.seconds);
   lines.emplace_back("waiting for communication", communication.exposed);
   std::vector<double> mine;
   for (const auto& [name, seconds] : lines) mine.push_back(seconds);
-  const auto [all, counts] = world.all_gather_varying(at::tensor(mine, at::kDouble).unsqueeze(0), Traffic::control);
+  const auto [all, counts] =
+      world.all_gather_varying(at::tensor(mine, at::kDouble).unsqueeze(0), Traffic::control);
   if (world.rank() != 0 || total <= 0) return;
-  std::string table = fmt::format("{:<36}{:>10}{:>10}{:>10}{:>8}\n", "where the time went (seconds)", "min", "avg", "max", "share");
+  std::string table = fmt::format("{:<36}{:>10}{:>10}{:>10}{:>8}\n",
+                                  "where the time went (seconds)", "min", "avg", "max", "share");
   double waiting_share = 0, imbalance = 1;
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const at::Tensor column = all.select(1, static_cast<std::int64_t>(i));
     const double average = column.mean().item<double>();
     if (i == first_summary) table += "of which\n";
-    table += fmt::format("  {:<34}{:>10.1f}{:>10.1f}{:>10.1f}{:>7.0f}%\n", lines[i].first, column.min().item<double>(),
-                         average, column.max().item<double>(), 100 * average / total);
+    table += fmt::format("  {:<34}{:>10.1f}{:>10.1f}{:>10.1f}{:>7.0f}%\n", lines[i].first,
+                         column.min().item<double>(), average, column.max().item<double>(),
+                         100 * average / total);
     if (i == first_summary && average > 0) imbalance = column.max().item<double>() / average;
     if (i + 1 == lines.size()) waiting_share = average / total;
   }
-  const char* advice = "Most time is computing: more ranks, or a larger --batch-size per rank, will help.";
-  if (waiting_share > 0.2 && imbalance > 1.1) advice = "Ranks wait for the slowest one: check that they have equal cores and a balanced partition.";
-  else if (waiting_share > 0.2) advice = "Over a fifth of the time is waiting: a larger --batch-size gives each exchange more work to hide behind.";
+  const char* advice =
+      "Most time is computing: more ranks, or a larger --batch-size per rank, will help.";
+  if (waiting_share > 0.2 && imbalance > 1.1)
+    advice =
+        "Ranks wait for the slowest one: check that they have equal cores and a balanced "
+        "partition.";
+  else if (waiting_share > 0.2)
+    advice =
+        "Over a fifth of the time is waiting: a larger --batch-size gives each exchange more work "
+        "to hide behind.";
   fmt::print(stderr, "{}{}\n", table, advice);
 }
 
 }  // namespace
 
-TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const Checkpoint* checkpoint) {
+TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
+                  const Checkpoint* checkpoint) {
   const Workspace& workspace = model.workspace();
   const Dataset& dataset = *workspace.dataset;
   Communicator& world = workspace.world();
@@ -311,9 +349,12 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const
     make_directories(config.output);
     metrics = std::make_unique<MetricsLog>(config.output / "metrics.jsonl", result.state.step);
   });
-  const std::int64_t steps = config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
-  const RunIdentity identity{config.seed, config.batch_size, config.block, config.max_train_examples};
-  const std::vector<std::int64_t> valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);
+  const std::int64_t steps =
+      config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
+  const RunIdentity identity{config.seed, config.batch_size, config.block,
+                             config.max_train_examples};
+  const std::vector<std::int64_t> valid_rows =
+      dataset.sample(Split::valid, config.eval_examples, 0);
   std::int64_t saved_step = checkpoint != nullptr ? result.state.step : -1;
   const auto save = [&] {
     if (saved_step == result.state.step) return;
@@ -337,7 +378,8 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const
     result.state.step = step;
     recent_losses.push_back(r.loss);
     if (recent_losses.size() > 40) recent_losses.pop_front();
-    result.final_loss = std::accumulate(recent_losses.begin(), recent_losses.end(), 0.0) / static_cast<double>(recent_losses.size());
+    result.final_loss = std::accumulate(recent_losses.begin(), recent_losses.end(), 0.0) /
+                        static_cast<double>(recent_losses.size());
     if (root) {
       nlohmann::ordered_json line{{"step", step},
                                   {"loss", r.loss},
@@ -354,13 +396,16 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const
                                   {"token_imbalance", r.token_imbalance}};
       if (r.graph_ratio >= 0) line["graph_ratio"] = r.graph_ratio;
       metrics->write(line);
-      progress.update(step, fmt::format("loss {:.3f}, {:.0f} tokens/s", result.final_loss, static_cast<double>(r.tokens) / step_seconds));
+      progress.update(step, fmt::format("loss {:.3f}, {:.0f} tokens/s", result.final_loss,
+                                        static_cast<double>(r.tokens) / step_seconds));
     }
     if (r.interrupted) {
       result.interrupted = stop = true;
-    } else if (config.eval_every > 0 && (step % config.eval_every == 0 || step == steps) && !valid_rows.empty()) {
+    } else if (config.eval_every > 0 && (step % config.eval_every == 0 || step == steps) &&
+               !valid_rows.empty()) {
       const auto eval_start = Clock::now();
-      const std::vector<float> scores = score_rows(model, valid_rows, config.micro_batch, "validating");
+      const std::vector<float> scores =
+          score_rows(model, valid_rows, config.micro_batch, "validating");
       const Evaluation evaluation = quality_of(dataset, valid_rows, scores);
       // One rank decides and all follow, whatever their rounding.
       at::Tensor auc = at::full({1}, evaluation.all.auc.value_or(-1.0), at::kDouble);
@@ -376,7 +421,8 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const
         nlohmann::ordered_json line{{"step", step}};
         line.update(evaluation.to_json("valid", seconds_since(eval_start)));
         metrics->write(line);
-        log::info("step {}: validation AUC {:.4f} on {} rows{}", step, now, valid_rows.size(), better ? ", the best so far" : "");
+        log::info("step {}: validation AUC {:.4f} on {} rows{}", step, now, valid_rows.size(),
+                  better ? ", the best so far" : "");
       }
       if (better) {
         save();
@@ -385,7 +431,8 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const
         });
       }
       if (config.patience > 0 && result.state.evaluations_since_best >= config.patience) {
-        if (root) log::info("no better validation AUC in {} evaluations: stopping early", config.patience);
+        if (root)
+          log::info("no better validation AUC in {} evaluations: stopping early", config.patience);
         stop = true;
       }
     }
@@ -393,7 +440,8 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const
   }
   progress.finish();
   save();
-  print_time_table(world, stepper->phase_seconds(), communication_of(world, workspace.grid->data()), seconds_since(start));
+  print_time_table(world, stepper->phase_seconds(), communication_of(world, workspace.grid->data()),
+                   seconds_since(start));
   return result;
 }
 

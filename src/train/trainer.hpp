@@ -14,21 +14,22 @@ namespace graphlora {
 
 struct TrainConfig {
   std::filesystem::path output;
-  std::int64_t steps = -1;              ///< -1: one epoch
-  std::int64_t batch_size = 128;        ///< examples, global
-  std::int64_t micro_batch = 4096;      ///< tokens of a pack
-  std::int64_t save_every = 0;          ///< 0: only at the end and when validation improved
-  std::int64_t eval_every = 0;          ///< 0: never
+  std::int64_t steps = -1;          ///< -1: one epoch
+  std::int64_t batch_size = 128;    ///< examples, global
+  std::int64_t micro_batch = 4096;  ///< tokens of a pack
+  std::int64_t save_every = 0;      ///< 0: only at the end and when validation improved
+  std::int64_t eval_every = 0;      ///< 0: never
   std::int64_t eval_examples = 1000;
-  std::int64_t patience = 0;            ///< evaluations without a better validation AUC; 0: never stop early
+  std::int64_t patience = 0;  ///< evaluations without a better validation AUC; 0: never stop early
   std::int64_t keep = 2;
   std::int64_t max_train_examples = 0;  ///< 0: all
   bool resume = false;
   std::uint64_t seed = 1;
-  std::vector<std::string> stages{"joint"};  ///< adapter, projector, joint: equal shares of the steps
+  std::vector<std::string> stages{
+      "joint"};  ///< adapter, projector, joint: equal shares of the steps
   double unknown_rate = 0.05;
   std::int64_t block = 1;
-  double clip = 1;                      ///< 0: off
+  double clip = 1;  ///< 0: off
   OptimizerConfig optimizer;
   Schedule schedule;
 };
@@ -36,31 +37,37 @@ struct TrainConfig {
 struct TrainResult {
   TrainingState state;
   bool interrupted = false;
-  double final_loss = 0;                ///< mean of the last steps
+  double final_loss = 0;  ///< mean of the last steps
 };
 
-/// Runs the loop to its end, its early stop or a signal; writes steps, LATEST, BEST and metrics.jsonl under
-/// config.output. With `checkpoint` it continues from there. Collective; errors are agreed.
-TrainResult train(Job& job, Recommender& model, const TrainConfig& config, const Checkpoint* checkpoint);
+/// Runs the loop to its end, its early stop or a signal; writes steps, LATEST, BEST and
+/// metrics.jsonl under config.output. With `checkpoint` it continues from there. Collective; errors
+/// are agreed.
+TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
+                  const Checkpoint* checkpoint);
 
 /// What one step computed; exposed so that tests can compare grids step by step.
 struct StepResult {
   double loss = 0, grad_norm = 0, graph_ratio = -1;
   std::int64_t examples = 0, tokens = 0, peak_memory_bytes = 0;
-  double token_imbalance = 1;           ///< most tokens of a rank over the mean
+  double token_imbalance = 1;  ///< most tokens of a rank over the mean
   bool interrupted = false;
 };
 
-/// One training step after another over a model; holds the sampler, the optimizer and the gradient sync.
+/// One training step after another over a model; holds the sampler, the optimizer and the gradient
+/// sync.
 class Stepper {
  public:
   Stepper(Recommender& model, const TrainConfig& config, std::int64_t steps);
-  /// Collective. Throws DataError (agreed by construction: the loss is reduced) on a loss or norm that is not finite.
+  /// Collective. Throws DataError (agreed by construction: the loss is reduced) on a loss or norm
+  /// that is not finite.
   StepResult step(std::int64_t step);
   Optimizer& optimizer() { return optimizer_; }
   GradientSync& gradient_sync() { return sync_; }
   const Sampler& sampler() const { return sampler_; }
-  double learning_rate(std::int64_t step) const { return config_.optimizer.lr * schedule_.factor(step); }
+  double learning_rate(std::int64_t step) const {
+    return config_.optimizer.lr * schedule_.factor(step);
+  }
   /// Seconds spent so far in each phase of a step, by name.
   const std::vector<std::pair<std::string, double>>& phase_seconds() const { return phases_; }
 

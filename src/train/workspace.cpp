@@ -2,7 +2,8 @@
 
 namespace graphlora {
 
-Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfig config, int tensor_parallel)
+Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfig config,
+                     int tensor_parallel)
     : partition(std::move(config)) {
   partition.parts = job.world()->size();
   job.agree([&] {
@@ -10,10 +11,12 @@ Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfi
     dataset = std::make_unique<Dataset>(data);
   });
   job.agree([&] {
-    if (grid->rank() == 0 && !partition_is_current(*dataset, partition)) write_partition(*dataset, partition);
+    if (grid->rank() == 0 && !partition_is_current(*dataset, partition))
+      write_partition(*dataset, partition);
   });
   job.agree([&] {
-    shard = std::make_unique<Shard>(partition_directory(*dataset, grid->size()), grid->rank(), *dataset);
+    shard = std::make_unique<Shard>(partition_directory(*dataset, grid->size()), grid->rank(),
+                                    *dataset);
   });
   map = std::make_unique<NodeMap>(grid->world(), shard->owned(), dataset->nodes());
 }

@@ -1,4 +1,5 @@
-// What every distributed command opens first: dataset, this rank's shard, the grid, and who owns which node.
+// What every distributed command opens first: dataset, this rank's shard, the grid, and who owns
+// which node.
 #pragma once
 #include <filesystem>
 #include <memory>
@@ -12,9 +13,10 @@
 namespace graphlora {
 
 struct Workspace {
-  /// Opens DATA and its partition for the world's size, building it on rank 0 where it is missing or was cut otherwise.
-  /// Errors are agreed. Collective.
-  Workspace(Job& job, const std::filesystem::path& data, PartitionConfig partition, int tensor_parallel = 1);
+  /// Opens DATA and its partition for the world's size, building it on rank 0 where it is missing
+  /// or was cut otherwise. Errors are agreed. Collective.
+  Workspace(Job& job, const std::filesystem::path& data, PartitionConfig partition,
+            int tensor_parallel = 1);
 
   PartitionConfig partition;
   std::unique_ptr<ProcessGrid> grid;
