@@ -409,7 +409,7 @@ std::string OptionTable::markdown_group(const std::string& group) const {
     rows += fmt::format("| `--{}` | {} | {} |\n", option.name,
                         option.required               ? "*required*"
                         : option.default_text.empty() ? ""
-                                                      : "`" + option.default_text + "`",
+                                                      : fmt::format("`{}`", option.default_text),
                         cell(option.help));
   }
   if (rows.empty()) return {};

@@ -77,7 +77,11 @@ Failure current_failure() {
   }
 }
 
-void print_error(const std::string& text) {
+/// One line on the terminal, whatever a hostile file put into the message.
+void print_error(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
+  }
   std::fflush(stdout);
   fmt::print(stderr, "error: {}\n", text);
   std::fflush(stderr);
