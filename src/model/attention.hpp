@@ -1,5 +1,5 @@
 // Attention over a pack: block-diagonal and causal, never T x T.
-// Shapes: T tokens, N heads, G kv heads, D head_dim.
+// Shapes: T tokens, S scored tokens, N heads, G kv heads, D head_dim.
 #pragma once
 #include <torch/types.h>
 
@@ -14,5 +14,10 @@ namespace graphlora {
 /// log-sum-exp. Segments with a parent are not supported yet (throws ConfigError).
 at::Tensor attention(const at::Tensor& q_TND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
                      std::span<const Segment> segments);
+
+/// The same for queries at single tokens, at most one a segment: q_SND is the query of token
+/// tokens_S[s] → o_SND.
+at::Tensor attention_at(const at::Tensor& q_SND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
+                        std::span<const Segment> segments, std::span<const std::int64_t> tokens_S);
 
 }  // namespace graphlora

@@ -10,6 +10,7 @@
 #include "data/pack.hpp"
 #include "model/hf_checkpoint.hpp"
 #include "model/lora.hpp"
+#include "model/rotary.hpp"
 
 namespace graphlora {
 
@@ -25,6 +26,7 @@ enum class Score { margin, yes };
 
 class GraphLora {
  public:
+  /// Adapters are drawn from (seed, name).
   GraphLora(const LlamaConfig& config, BaseWeights weights, const LoraConfig& lora,
             const Precision& precision, std::uint64_t seed, Score score);
   ~GraphLora();
@@ -37,18 +39,22 @@ class GraphLora {
   LoraAdapters& adapters() { return adapters_; }
   const LlamaConfig& config() const { return config_; }
   const Precision& precision() const { return precision_; }
-  /// Sums over injected anchors since the last call: Σ‖λ_gnn·z‖², Σ‖λ_lora·A·x‖² (f64 tensor of 2),
-  /// for graph_ratio.
+  /// Sums over injected anchors, layers and adapters of forwards with autograd since the last call:
+  /// Σ‖λ_gnn·z‖², Σ‖λ_lora·A·x‖² (f64 tensor of 2), for graph_ratio.
   at::Tensor take_ratio_sums();
 
  private:
+  /// Grows the rotary table to at least `positions`. Throws ConfigError beyond the model's own
+  /// limit.
+  void require_positions(std::int64_t positions);
+
   LlamaConfig config_;
   BaseWeights weights_;
   Precision precision_;
   Score score_;
   LoraAdapters adapters_;
   at::Tensor ratio_sums_;
-  at::Tensor rope_cos_, rope_sin_;
+  RotaryTable rotary_;
 };
 
 }  // namespace graphlora

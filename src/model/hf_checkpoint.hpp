@@ -23,6 +23,10 @@ struct LlamaConfig {
   bool tied_embeddings = false;
 };
 
+/// Reads and checks config.json. Throws DataError: not LlamaForCausalLM, absurd sizes, biases, rope
+/// scaling, another activation than silu.
+LlamaConfig read_llama_config(const std::filesystem::path& path);
+
 /// Frozen weights of one decoder layer; q, k, v and gate, up are stacked along their output
 /// features.
 struct LayerWeights {

@@ -1,0 +1,90 @@
+// Shapes: T tokens, S scored tokens, H hidden, A anchors.
+#include "model/decoder_layer.hpp"
+
+#include "model/attention.hpp"
+#include "model/rms_norm.hpp"
+#include "model/swiglu.hpp"
+
+namespace graphlora {
+
+at::Tensor Decoder::adapted(std::int64_t layer, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& residual, const std::vector<Linear>& linears,
+                            InputGroup group, const TokenRows& rows,
+                            const DecoderInputs& inputs) const {
+  StackedAdapters stacked;
+  stacked.scale = adapters_.config().scale();
+  std::vector<at::Tensor> a, b;
+  std::int64_t begin = 0;
+  for (const Linear& linear : linears) {
+    if (const LoraFactors& factors = adapters_.at(layer, linear.target); factors.defined()) {
+      a.push_back(factors.a_rI);
+      b.push_back(factors.b_Or);
+      stacked.slices.push_back({begin, linear.outputs});
+    }
+    begin += linear.outputs;
+  }
+  if (!a.empty()) {
+    stacked.a_RI = a.size() == 1 ? a[0] : at::cat(a);
+    stacked.b_Cr = b.size() == 1 ? b[0] : at::cat(b);
+  }
+  Injection injection;
+  if (adapters_.injects(layer)) {
+    injection = {rows.z_Ar, adapters_.lambda_lora(), adapters_.lambda_gnn(), rows.anchor_token_A,
+                 inputs.ratio_sums_2};
+  }
+  return lora_linear(x, weight, residual, stacked, injection,
+                     {inputs.dropout, layer, group, rows.streams_T, rows.positions_T});
+}
+
+at::Tensor Decoder::output_and_mlp(std::int64_t layer, const at::Tensor& stream,
+                                   const at::Tensor& o, const TokenRows& rows,
+                                   const DecoderInputs& inputs) const {
+  const LayerWeights& w = weights_.layers[layer];
+  const std::int64_t hidden = config_.hidden_size, middle = config_.intermediate_size;
+  const at::Tensor attended = adapted(layer, o.flatten(1), w.o_HQ, stream,
+                                      {{Target::o_proj, hidden}}, InputGroup::o, rows, inputs);
+  const Normalized mlp_input = rms_norm(attended, w.post_attention_norm_H, config_.rms_norm_eps);
+  const at::Tensor gate_up = adapted(layer, mlp_input.normed_TH, w.gate_up_OH, {},
+                                     {{Target::gate_proj, middle}, {Target::up_proj, middle}},
+                                     InputGroup::gate_up, rows, inputs);
+  return adapted(layer, swiglu(gate_up), w.down_HI, mlp_input.stream_TH,
+                 {{Target::down_proj, hidden}}, InputGroup::down, rows, inputs);
+}
+
+at::Tensor Decoder::layer(std::int64_t layer, const at::Tensor& x_TH,
+                          const DecoderInputs& inputs) const {
+  const LayerWeights& w = weights_.layers[layer];
+  const std::int64_t heads = config_.heads, groups = config_.kv_heads, dim = config_.head_dim;
+  const Normalized input = rms_norm(x_TH, w.input_norm_H, config_.rms_norm_eps);
+  const at::Tensor qkv = adapted(layer, input.normed_TH, w.qkv_OH, {},
+                                 {{Target::q_proj, heads * dim},
+                                  {Target::k_proj, groups * dim},
+                                  {Target::v_proj, groups * dim}},
+                                 InputGroup::qkv, inputs.all, inputs);
+  const auto parts =
+      split_and_rotate(qkv, {heads, groups, groups}, 2, rotary_, inputs.all.positions_T);
+  const at::Tensor o = attention(parts[0], parts[1], parts[2], inputs.segments);
+  return output_and_mlp(layer, input.stream_TH, o, inputs.all, inputs);
+}
+
+at::Tensor Decoder::last_layer(const at::Tensor& x_TH, const DecoderInputs& inputs) const {
+  const std::int64_t layer = config_.layers - 1;
+  const LayerWeights& w = weights_.layers[layer];
+  const std::int64_t heads = config_.heads, groups = config_.kv_heads, dim = config_.head_dim;
+  const std::int64_t q_size = heads * dim, kv_size = groups * dim;
+  const at::Tensor scored_S = at::tensor(inputs.scored_token_S);
+  const Normalized input = rms_norm(x_TH, w.input_norm_H, config_.rms_norm_eps);
+  const at::Tensor q =
+      adapted(layer, input.normed_TH.index_select(0, scored_S), w.qkv_OH.narrow(0, 0, q_size), {},
+              {{Target::q_proj, q_size}}, InputGroup::qkv, inputs.scored, inputs);
+  const at::Tensor kv = adapted(layer, input.normed_TH, w.qkv_OH.narrow(0, q_size, 2 * kv_size), {},
+                                {{Target::k_proj, kv_size}, {Target::v_proj, kv_size}},
+                                InputGroup::qkv, inputs.all, inputs);
+  const auto q_parts = split_and_rotate(q, {heads}, 1, rotary_, inputs.scored.positions_T);
+  const auto kv_parts = split_and_rotate(kv, {groups, groups}, 1, rotary_, inputs.all.positions_T);
+  const at::Tensor o =
+      attention_at(q_parts[0], kv_parts[0], kv_parts[1], inputs.segments, inputs.scored_token_S);
+  return output_and_mlp(layer, input.stream_TH.index_select(0, scored_S), o, inputs.scored, inputs);
+}
+
+}  // namespace graphlora

@@ -1,0 +1,65 @@
+// One decoder layer: attention and gated MLP with adapters.
+// Shapes: T tokens, S scored tokens, H hidden, A anchors.
+#pragma once
+#include <torch/types.h>
+
+#include <span>
+#include <vector>
+
+#include "data/pack.hpp"
+#include "model/hf_checkpoint.hpp"
+#include "model/lora.hpp"
+#include "model/lora_linear.hpp"
+#include "model/rotary.hpp"
+
+namespace graphlora {
+
+/// Tokens that a linear reads, and the anchors among them.
+struct TokenRows {
+  at::Tensor streams_T, positions_T;  ///< i64
+  at::Tensor anchor_token_A;          ///< i64 rows
+  at::Tensor z_Ar;                    ///< undefined: no injection
+};
+
+/// What all layers of a forward share.
+struct DecoderInputs {
+  std::span<const Segment> segments;
+  TokenRows all;
+  TokenRows scored;                          ///< the last layer's, behind its keys and values
+  std::vector<std::int64_t> scored_token_S;  ///< their tokens in the pack
+  DropoutKey dropout;
+  at::Tensor ratio_sums_2;  ///< see Injection
+};
+
+/// Layers of a model, by exact index.
+class Decoder {
+ public:
+  /// All by reference.
+  Decoder(const LlamaConfig& config, const BaseWeights& weights, const LoraAdapters& adapters,
+          const RotaryTable& rotary)
+      : config_(config), weights_(weights), adapters_(adapters), rotary_(rotary) {}
+
+  /// x_TH → x_TH. Local, differentiable; saves what its parts' Functions save.
+  at::Tensor layer(std::int64_t layer, const at::Tensor& x_TH, const DecoderInputs& inputs) const;
+  /// The last layer, which only needs its outputs at the scored tokens: x_TH → x_SH.
+  at::Tensor last_layer(const at::Tensor& x_TH, const DecoderInputs& inputs) const;
+
+ private:
+  /// Outputs of a stacked weight, one entry per linear in it.
+  struct Linear {
+    Target target;
+    std::int64_t outputs;
+  };
+  at::Tensor adapted(std::int64_t layer, const at::Tensor& x, const at::Tensor& weight,
+                     const at::Tensor& residual, const std::vector<Linear>& linears,
+                     InputGroup group, const TokenRows& rows, const DecoderInputs& inputs) const;
+  at::Tensor output_and_mlp(std::int64_t layer, const at::Tensor& stream, const at::Tensor& o,
+                            const TokenRows& rows, const DecoderInputs& inputs) const;
+
+  const LlamaConfig& config_;
+  const BaseWeights& weights_;
+  const LoraAdapters& adapters_;
+  const RotaryTable& rotary_;
+};
+
+}  // namespace graphlora
