@@ -7,7 +7,7 @@
 #include "core/rng.hpp"
 #include "core/safetensors.hpp"
 #include "model/graphlora.hpp"
-#include "model/llm_fixture.hpp"
+#include "llm_fixture.hpp"
 
 namespace graphlora {
 namespace {
