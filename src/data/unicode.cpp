@@ -7,12 +7,21 @@
 #include <unicode/utf8.h>
 
 #include <algorithm>
-#include <iterator>
+#include <span>
 
 #include "core/error.hpp"
 #include "data/unicode_additions.hpp"
 
 namespace graphlora {
+namespace {
+
+bool holds(std::span<const CodePointRange> ranges, char32_t c) {
+  return std::any_of(ranges.begin(), ranges.end(), [c](const CodePointRange& range) {
+    return range.first <= c && c <= range.last;
+  });
+}
+
+}  // namespace
 
 std::size_t find_invalid_utf8(std::string_view text) {
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
@@ -55,21 +64,16 @@ char32_t next_code_point(std::string_view text, std::size_t& offset) {
 bool is_white_space(char32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)); }
 
 bool is_numeric(char32_t c) {
-  if ((U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0) {
-    return true;
-  }
-  const auto holds = [c](const CodePointRange& range) {
-    return range.first <= c && c <= range.last;
-  };
-  return std::any_of(std::begin(kNewNumbers), std::end(kNewNumbers), holds) ||
-         std::any_of(std::begin(kNewestNumbers), std::end(kNewestNumbers), holds);
+  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0 || holds(kNewNumbers, c) ||
+         holds(kNewestNumbers, c);
 }
 
 bool is_word(char32_t c) {
   const auto code = static_cast<UChar32>(c);
   return (U_GET_GC_MASK(code) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 ||
          u_hasBinaryProperty(code, UCHAR_ALPHABETIC) ||
-         u_hasBinaryProperty(code, UCHAR_JOIN_CONTROL);
+         u_hasBinaryProperty(code, UCHAR_JOIN_CONTROL) || holds(kNewLetters, c) ||
+         holds(kNewMarks, c) || (holds(kNewNumbers, c) && !holds(kNewCounting, c));
 }
 
 namespace {

@@ -29,6 +29,8 @@ constexpr CodePointRange kNewMarks[] = {
     {0x113E1, 0x113E2}, {0x11F00, 0x11F01}, {0x11F03, 0x11F03}, {0x11F34, 0x11F3A},
     {0x11F3E, 0x11F42}, {0x11F5A, 0x11F5A}, {0x13440, 0x13440}, {0x13447, 0x13455},
     {0x1611E, 0x1612F}, {0x1E08F, 0x1E08F}, {0x1E4EC, 0x1E4EF}, {0x1E5EE, 0x1E5EF}};
+/// Those of the new numbers that are no decimal digits.
+constexpr CodePointRange kNewCounting[] = {{0x1D2C0, 0x1D2D3}};
 /// Unicode 17: known to Rust's standard library, which splits digits, not to Oniguruma.
 constexpr CodePointRange kNewestNumbers[] = {{0x11DE0, 0x11DE9}, {0x16FF4, 0x16FF6}};
 
