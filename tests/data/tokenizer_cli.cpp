@@ -1,4 +1,4 @@
-// Tokenizes for fuzz_tokenizer.py and benchmarks/tokenizer_speed.py.
+// Tokenizes for fuzz_tokenizer.py and benchmarks/tokenizer_speed.
 //   tokenizer_cli DIR            stdin: texts, each u32 length and bytes; stdout: for each u32
 //   count,
 //                                i32 ids, u32 length and bytes of the decoded text
