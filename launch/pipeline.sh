@@ -1,5 +1,7 @@
 # Steps shared by launch/quickstart and launch/quality; sourced by them, in the repository's root.
 # shellcheck shell=bash
+#
+# GRAPHLORA_BUILT: leaves out set-up and build.
 
 work=run/quickstart
 ranks=${GRAPHLORA_RANKS:-2}
@@ -56,9 +58,11 @@ stamp_name() { echo "${1//\//_}"; }
 
 # Set-up, build, model, data, dataset, shards and pretrained embeddings, in run/quickstart.
 prepare_all() {
-  launch/setup
-  say "build (some minutes the first time)"
-  launch/build release graphlora_cli >&2
+  if [[ -z ${GRAPHLORA_BUILT:-} ]]; then
+    launch/setup
+    say "build (some minutes the first time)"
+    launch/build release graphlora_cli >&2
+  fi
   step "SmolLM2-135M-Instruct" $work/model "20 s, 75 MB to download" launch/fetch_model.py -- \
     $python launch/fetch_model.py $work/model
   step "MovieLens-100K" $work/raw "5 s, 20 MB to download" launch/fetch_movielens.py -- \
