@@ -15,7 +15,8 @@ namespace graphlora {
 /// Writes embeddings-KKKKK-of-SSSSS.safetensors (node_id i64[n], weight [n,d], exp_avg, exp_avg_sq
 /// where defined) into an existing directory; `owned` are the node ids of the table's rows. File k
 /// is written by rank k mod P; every rank sends its rows of the range. Same bytes at any P.
-/// Collective. Throws DataError.
+/// Collective; all files are written when it returns. Throws DataError: one of writing only after
+/// the last exchange, so that Job::agree may stand around it.
 void write_embeddings(Communicator& world, const std::filesystem::path& directory,
                       const NodeMap& map, const at::Tensor& owned, const EmbeddingTable& table,
                       std::int64_t max_file_bytes = 1LL << 30);

@@ -1,8 +1,9 @@
 // Matrix factorization of E by BCE, row-sparse, distributed by owner.
 #pragma once
 #include <cstdint>
-#include <filesystem>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "data/dataset.hpp"
 #include "dist/job.hpp"
@@ -15,22 +16,37 @@ struct PretrainConfig {
   std::int64_t width = 256;        ///< d_e, bias columns included
   std::int64_t epochs = 60;        ///< at most
   std::int64_t patience = 3;       ///< epochs without a better validation AUC
-  std::int64_t batch_size = 1024;  ///< rows, global
+  std::int64_t batch_size = 4096;  ///< rows, global
   double lr = 1e-2, weight_decay = 1e-4, init_std = 0.01;
   bool bias = true;  ///< the last two columns hold (b_u, 1) for users and (1, b_v) for items
   std::uint64_t seed = 1;
   std::string precision = "fp32";
 };
 
-struct PretrainResult {
-  EmbeddingTable table;  ///< of the best epoch
-  std::int64_t best_epoch = 0, epochs = 0;
-  double train_auc = 0, valid_auc = 0, seconds = 0;
+struct PretrainEpoch {
+  std::int64_t epoch = 0;
+  double loss = 0;                  ///< mean BCE over the epoch's rows, as trained
+  std::optional<double> valid_auc;  ///< empty unless both labels occur
+  double seconds = 0;
 };
 
-/// Collective; same result at any number of ranks (fp64: to 1e-8 relative).
-PretrainResult pretrain(Job& job, const Dataset& dataset, const Shard& shard, const NodeMap& map,
-                        const PretrainConfig& config);
+struct PretrainResult {
+  EmbeddingTable table;  ///< of the best epoch; of the last one where no validation AUC is defined
+  std::int64_t best_epoch = 0;
+  std::vector<PretrainEpoch> epochs;
+  std::optional<double> train_auc, valid_auc;  ///< of the table; train: over a sample
+  double seconds = 0;
+  bool interrupted = false;  ///< a signal ended it early; the table is the best so far
+};
+
+/// Factorizes the labels of all training rows: minimizes mean BCE of E_u·E_v plus
+/// weight_decay/2·‖E‖² of a batch's rows, by Adam on those rows alone (steps counted per row). Rows
+/// of nodes without training interactions are 0. `owned`: node ids of this rank's rows of the
+/// result. Both owners of a row's ends compute its gradient, in the batch's order, so that the
+/// result has the same bits at any number of ranks. Collective. Throws DataError if there is
+/// nothing to train on.
+PretrainResult pretrain(Job& job, const Dataset& dataset, const at::Tensor& owned,
+                        const NodeMap& map, const PretrainConfig& config);
 
 /// E_u·E_v for each of `rows` (indices into the dataset), scores in fp32, in that order on every
 /// rank. Collective.
