@@ -182,8 +182,9 @@ OptionTable& OptionTable::add_required(std::string group, std::string name, Targ
 }
 
 OptionTable& OptionTable::add_positional(std::string group, std::string name, Target target,
-                                         std::string help, Check check) {
-  add_required(std::move(group), std::move(name), target, std::move(help), std::move(check));
+                                         std::string help, Check check, bool required) {
+  add(std::move(group), std::move(name), target, std::move(help), std::move(check));
+  options_.back().required = required;
   options_.back().positional = true;
   return *this;
 }
@@ -368,7 +369,8 @@ std::string OptionTable::usage() const {
   std::string line = "graphlora " + command_;
   for (const Option& option : options_) {
     if (option.positional)
-      line += " " + option.placeholder;
+      line += option.required ? fmt::format(" {}", option.placeholder)
+                              : fmt::format(" [{}]", option.placeholder);
     else if (option.required)
       line += fmt::format(" --{} {}", option.name, option.placeholder);
   }

@@ -38,10 +38,9 @@ class OptionTable {
   /// As `add`, and parsing fails when it was given neither as a flag nor in the INI file.
   OptionTable& add_required(std::string group, std::string name, Target target, std::string help,
                             Check check = {});
-  /// As `add_required`, given as the command's one argument without dashes (`inspect PATH`);
-  /// --name VALUE works too.
+  /// Given as the command's one argument without dashes (`inspect PATH`); --name VALUE works too.
   OptionTable& add_positional(std::string group, std::string name, Target target, std::string help,
-                              Check check = {});
+                              Check check = {}, bool required = true);
 
   /// Parses `arguments` (without program and command). `--config FILE` and `--help` are always
   /// known. Returns false when --help was asked for (nothing was checked then). Throws ConfigError.

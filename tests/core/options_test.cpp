@@ -240,6 +240,17 @@ TEST(Options, PositionalArgument) {
   EXPECT_THROW(table.parse({"a", "--path", "b"}), ConfigError);
 }
 
+TEST(Options, PositionalArgumentMayBeOptional) {
+  std::string path = "none";
+  OptionTable table("inspect", "Describes a file");
+  table.add_positional("Input", "path", &path, "PATH: what to describe", {}, /*required=*/false);
+  ASSERT_TRUE(table.parse({}));
+  EXPECT_EQ(path, "none");
+  EXPECT_NE(table.help().find("graphlora inspect [PATH]"), std::string::npos);
+  ASSERT_TRUE(table.parse({"some/path"}));
+  EXPECT_EQ(path, "some/path");
+}
+
 TEST(Options, HelpAndMarkdownNameEveryOption) {
   Values values;
   const OptionTable table = values.table();
