@@ -65,6 +65,10 @@ class Dataset {
   bool warm(std::int64_t row) const;
 
  private:
+  void read_interactions();
+  void read_history();
+  void read_names();
+
   std::filesystem::path directory_;
   nlohmann::json description_;
   std::string fingerprint_;

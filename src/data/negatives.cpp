@@ -1,0 +1,101 @@
+#include "data/negatives.hpp"
+
+#include <bit>
+#include <cmath>
+#include <unordered_set>
+
+#include "core/rng.hpp"
+
+namespace graphlora {
+namespace {
+
+/// Weights of items, drawn from in logarithmic time (Fenwick tree of partial sums).
+class WeightedItems {
+ public:
+  explicit WeightedItems(std::int32_t items)
+      : weight_(items, 0.0), tree_(static_cast<std::size_t>(items) + 1, 0.0) {}
+
+  double weight(std::int32_t item) const { return weight_[item]; }
+  double total() const { return total_; }
+
+  void set(std::int32_t item, double weight) {
+    const double delta = weight - weight_[item];
+    weight_[item] = weight;
+    total_ += delta;
+    for (std::size_t i = static_cast<std::size_t>(item) + 1; i < tree_.size(); i += i & (~i + 1))
+      tree_[i] += delta;
+  }
+
+  /// The item whose share of [0, total) holds `point`.
+  std::int32_t at(double point) const {
+    std::size_t position = 0;
+    for (std::size_t step = std::bit_floor(tree_.size() - 1); step > 0; step >>= 1) {
+      if (position + step < tree_.size() && tree_[position + step] <= point) {
+        position += step;
+        point -= tree_[position];
+      }
+    }
+    // Rounding may run off the end.
+    return static_cast<std::int32_t>(std::min(position, weight_.size() - 1));
+  }
+
+ private:
+  std::vector<double> weight_, tree_;
+  double total_ = 0;
+};
+
+std::uint64_t pair_key(std::int32_t user, std::int32_t item) {
+  return static_cast<std::uint64_t>(user) << 32 | static_cast<std::uint32_t>(item);
+}
+
+}  // namespace
+
+std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
+                                     std::span<const std::int32_t> item,
+                                     std::span<const std::int64_t> time, std::int32_t users,
+                                     std::int32_t items, std::int64_t k, std::uint64_t seed) {
+  constexpr int kTries = 32;
+  std::unordered_set<std::uint64_t> taken;
+  taken.reserve(user.size() * (k + 1));
+  for (std::size_t row = 0; row < user.size(); ++row) taken.insert(pair_key(user[row], item[row]));
+  WeightedItems popular(items);
+  std::vector<std::int64_t> clicks(items, 0);
+  SplitMix64 random(hash_name(seed, "negatives"));
+  std::vector<Negative> out;
+  out.reserve(user.size() * k);
+  std::vector<double> share;
+
+  const auto draw = [&](std::int32_t u) -> std::int32_t {
+    for (int attempt = 0; attempt < kTries; ++attempt) {
+      const std::int32_t i = popular.at(random.uniform() * popular.total());
+      if (popular.weight(i) > 0 && !taken.contains(pair_key(u, i))) return i;
+    }
+    // The user has nearly everything of weight: draw among what is left, exactly.
+    share.assign(items, 0.0);
+    double total = 0;
+    for (std::int32_t i = 0; i < items; ++i) {
+      if (!taken.contains(pair_key(u, i))) total += popular.weight(i);
+      share[i] = total;
+    }
+    if (total <= 0) return -1;
+    const double point = random.uniform() * total;
+    const auto found = std::upper_bound(share.begin(), share.end(), point);
+    return static_cast<std::int32_t>(found - share.begin());
+  };
+
+  for (std::size_t begin = 0, end = 0; begin < user.size(); begin = end) {
+    for (end = begin; end < user.size() && time[end] == time[begin]; ++end)
+      popular.set(item[end], std::pow(static_cast<double>(++clicks[item[end]]), 0.75));
+    for (std::size_t row = begin; row < end; ++row) {
+      for (std::int64_t n = 0; n < k; ++n) {
+        const std::int32_t drawn = draw(user[row]);
+        if (drawn < 0) break;
+        taken.insert(pair_key(user[row], drawn));
+        out.push_back({static_cast<std::int64_t>(row), drawn});
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace graphlora

@@ -1,0 +1,52 @@
+// Ratings as the readers hand them over: source ids interned, rows in source order.
+#pragma once
+#include <cstdint>
+#include <deque>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace graphlora {
+
+/// Source ids and their numbers 0, 1, … in order of first use.
+class IdTable {
+ public:
+  /// Number of `id`, new if it was not known. Throws DataError beyond 2^31-1 ids.
+  std::int32_t intern(std::string_view id);
+  /// Number of `id`, or -1.
+  std::int32_t find(std::string_view id) const;
+  std::string_view operator[](std::int32_t number) const { return ids_[number]; }
+  std::int32_t size() const { return static_cast<std::int32_t>(ids_.size()); }
+
+ private:
+  std::deque<std::string> ids_;  // a deque never moves what the map's keys refer to
+  std::unordered_map<std::string_view, std::int32_t> numbers_;
+};
+
+/// What a rating stands for.
+enum class RatingKind {
+  rating,  ///< liked if above a threshold
+  label,   ///< 0 or 1, as given
+  click    ///< every row is a positive
+};
+
+struct RawRatings {
+  RatingKind kind = RatingKind::rating;
+  IdTable users, items;
+  // One entry per row, in source order.
+  std::vector<std::int32_t> user, item;
+  std::vector<float> rating;  ///< the label (0, 1) where kind is label, 1 where it is click
+  std::vector<std::int64_t> time;
+  std::vector<std::string> titles;  ///< by item, UTF-8, shorter than `items` or empty: no title
+  nlohmann::json sources = nlohmann::json::array();  ///< {"file","bytes","sha256"} of each file
+
+  std::int64_t rows() const { return static_cast<std::int64_t>(user.size()); }
+  void add(std::string_view user_id, std::string_view item_id, float value, std::int64_t when);
+  /// Gives a known item its title, unless it has one; other ids are passed over.
+  void set_title(std::string_view item_id, std::string title);
+};
+
+}  // namespace graphlora

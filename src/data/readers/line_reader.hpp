@@ -1,0 +1,57 @@
+// A text file line by line, with a bound on the length of a line and a progress bar.
+#pragma once
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/progress.hpp"
+
+namespace graphlora {
+
+class LineReader {
+ public:
+  /// Longest line, and longest csv record, in bytes.
+  static constexpr std::size_t kMaxLine = std::size_t{1} << 20;
+
+  /// Throws DataError: missing, unreadable, no regular file, empty.
+  explicit LineReader(const std::filesystem::path& path, bool progress = true);
+
+  /// The next line without its end (LF or CRLF) and, in the first line, without a byte-order mark.
+  /// The view holds until the next call. False at the end of the file. Throws DataError: line too
+  /// long, NUL byte, read error.
+  bool next(std::string_view& line);
+
+  std::int64_t line() const { return line_; }  ///< number of the line last read, from 1
+  const std::filesystem::path& path() const { return path_; }
+
+  /// DataError that starts FILE:LINE: with the line last read.
+  template <class... Args>
+  DataError error(fmt::format_string<Args...> text, Args&&... args) const {
+    return error_at(line_, fmt::format(text, std::forward<Args>(args)...));
+  }
+  DataError error_at(std::int64_t line, const std::string& text) const;
+
+ private:
+  bool fill();
+
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::filesystem::path path_;
+  std::unique_ptr<std::FILE, Close> file_;
+  std::vector<char> buffer_;
+  std::size_t begin_ = 0, end_ = 0;  // unread bytes in the buffer
+  std::int64_t line_ = 0, bytes_ = 0;
+  Progress progress_;
+};
+
+/// {"file","bytes","sha256"} of a source file.
+nlohmann::json describe_source(const std::filesystem::path& path);
+
+}  // namespace graphlora
