@@ -10,7 +10,7 @@
 namespace graphlora {
 
 struct PrepareConfig {
-  SplitConfig split;
+  SplitConfig split = {};
   double label_above = 3;      ///< a rating above it is liked (RatingKind::rating)
   std::int64_t negatives = 0;  ///< per click (RatingKind::click)
   std::int64_t seed = 1;

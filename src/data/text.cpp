@@ -1,23 +1,12 @@
 #include "data/text.hpp"
 
-#include <unicode/uchar.h>
 #include <unicode/unistr.h>
-#include <unicode/utf8.h>
 
-#include <limits>
+#include "data/unicode.hpp"
 
 namespace graphlora {
 
-bool is_utf8(std::string_view bytes) {
-  const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
-  const auto size = static_cast<std::int64_t>(bytes.size());
-  for (std::int64_t i = 0; i < size;) {
-    UChar32 c;
-    U8_NEXT(data, i, size, c);
-    if (c < 0) return false;
-  }
-  return true;
-}
+bool is_utf8(std::string_view bytes) { return find_invalid_utf8(bytes) == std::string_view::npos; }
 
 std::string latin1_to_utf8(std::string_view bytes) {
   icu::UnicodeString text;
@@ -29,15 +18,13 @@ std::string latin1_to_utf8(std::string_view bytes) {
 
 std::string clean_title(std::string_view bytes) {
   const std::string text = is_utf8(bytes) ? std::string(bytes) : latin1_to_utf8(bytes);
-  const auto* data = reinterpret_cast<const std::uint8_t*>(text.data());
-  const auto size = static_cast<std::int64_t>(text.size());
+  const auto is_control = [](char32_t c) { return c < 0x20 || (c >= 0x7f && c < 0xa0); };
   std::string out;
   bool space = false;
-  for (std::int64_t i = 0; i < size;) {
-    const std::int64_t begin = i;
-    UChar32 c;
-    U8_NEXT(data, i, size, c);
-    if (u_isUWhiteSpace(c) || u_iscntrl(c)) {
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t begin = i;
+    const char32_t c = next_code_point(text, i);
+    if (is_white_space(c) || is_control(c)) {
       space = true;
       continue;
     }

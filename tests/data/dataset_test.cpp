@@ -10,7 +10,7 @@
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
 #include "data/dataset_writer.hpp"
-#include "../core/temporary_directory.hpp"
+#include "support/temporary_directory.hpp"
 
 namespace graphlora {
 namespace {

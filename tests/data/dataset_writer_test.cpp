@@ -12,7 +12,7 @@
 #include "core/rng.hpp"
 #include "data/dataset.hpp"
 #include "data/negatives.hpp"
-#include "../core/temporary_directory.hpp"
+#include "support/temporary_directory.hpp"
 
 namespace graphlora {
 namespace {

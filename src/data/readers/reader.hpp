@@ -21,7 +21,7 @@ struct CsvColumns {
 
 struct ReadConfig {
   std::filesystem::path input;
-  CsvColumns csv;  ///< only for csv
+  CsvColumns csv = {};  ///< only for csv
   bool progress = true;
 };
 
