@@ -1,0 +1,206 @@
+// Gradient sums over ranks against sums that each rank computes alone, and the table they follow.
+#include "dist/gradient_sync.hpp"
+
+#include <gtest/gtest.h>
+
+#include "core/error.hpp"
+#include "support/rank_main.hpp"
+
+namespace graphlora {
+namespace {
+
+using test::world;
+
+constexpr std::array kPlacements{Placement::lora_a_column,
+                                 Placement::lora_b_column,
+                                 Placement::lora_a_row,
+                                 Placement::lora_b_row,
+                                 Placement::lambda,
+                                 Placement::projector,
+                                 Placement::gnn};
+
+/// Two parameters a placement, of both types and different sizes; one is a scalar.
+std::vector<Parameter> make_parameters() {
+  std::vector<Parameter> parameters;
+  for (const Placement placement : kPlacements) {
+    const auto n = static_cast<std::int64_t>(placement);
+    parameters.push_back({fmt::format("double.{}", n),
+                          at::ones({n + 1, 3}, at::kDouble).requires_grad_(), placement, true});
+    parameters.push_back({fmt::format("float.{}", n),
+                          (n == 4 ? at::ones({}) : at::ones({7, n + 2})).requires_grad_(),
+                          placement, true});
+  }
+  return parameters;
+}
+
+/// What rank `rank` finds for parameter i; undefined for some (rank, i), and for i = 5 everywhere.
+at::Tensor local_gradient(int rank, std::size_t i, const at::Tensor& like) {
+  if (i == 5 || (i + rank) % 4 == 0) return {};
+  at::Generator random = at::make_generator<at::CPUGeneratorImpl>(100 * rank + i);
+  return at::randint(-50, 50, like.sizes(), random, like.options().requires_grad(false));
+}
+
+at::Tensor expected_sum(std::size_t i, const at::Tensor& like) {
+  at::Tensor sum = at::zeros_like(like, like.options().requires_grad(false));
+  for (int rank = 0; rank < world().size(); ++rank) {
+    const at::Tensor part = local_gradient(rank, i, like);
+    if (part.defined()) sum += part;
+  }
+  return sum;
+}
+
+void fill_gradients(std::vector<Parameter>& parameters) {
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    parameters[i].value.mutable_grad() = local_gradient(world().rank(), i, parameters[i].value);
+  }
+}
+
+std::int64_t parameter_bytes(ProcessGrid& grid) {
+  return grid.world().counter(Traffic::parameters).bytes +
+         grid.data().counter(Traffic::parameters).bytes;
+}
+
+TEST(ReductionTable, IsTheDesigns) {
+  const std::map<Placement, std::pair<Axis, bool>> design{
+      {Placement::lora_a_column, {Axis::data, false}},
+      {Placement::lora_b_column, {Axis::data, true}},
+      {Placement::lora_a_row, {Axis::data, true}},
+      {Placement::lora_b_row, {Axis::data, false}},
+      {Placement::lambda, {Axis::data, false}},
+      {Placement::projector, {Axis::world, false}},
+      {Placement::gnn, {Axis::world, false}}};
+  for (const auto& [placement, row] : design) {
+    EXPECT_EQ(reduction_axis(placement), row.first) << static_cast<int>(placement);
+    EXPECT_EQ(is_sliced(placement), row.second) << static_cast<int>(placement);
+  }
+}
+
+TEST(GradientSync, SumsOverRanksInAnyBucketSize) {
+  ProcessGrid grid(test::job().world(), 1);
+  for (const std::int64_t bucket_bytes : {1, 100, 1 << 20}) {
+    std::vector<Parameter> parameters = make_parameters();
+    GradientSync sync(grid, parameters, bucket_bytes);
+    for (int step = 0; step < 2; ++step) {
+      fill_gradients(parameters);
+      grid.world().reset_counters();
+      grid.data().reset_counters();
+      sync.start({Placement::projector, Placement::gnn});
+      sync.start({Placement::lora_a_column, Placement::lora_b_column, Placement::lora_a_row,
+                  Placement::lora_b_row, Placement::lambda});
+      sync.wait();
+      EXPECT_EQ(parameter_bytes(grid), sync.bytes_per_step());
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        const at::Tensor& value = parameters[i].value;
+        EXPECT_TRUE(value.grad().defined() && at::equal(value.grad(), expected_sum(i, value)))
+            << parameters[i].name << ", buckets of " << bucket_bytes;
+      }
+    }
+  }
+}
+
+TEST(GradientSync, BytesAreTheParametersOwn) {
+  ProcessGrid grid(test::job().world(), 1);
+  const std::vector<Parameter> parameters = make_parameters();
+  std::int64_t bytes = 0;
+  for (const Parameter& parameter : parameters)
+    bytes += parameter.value.numel() * static_cast<std::int64_t>(parameter.value.element_size());
+  EXPECT_EQ(GradientSync(grid, parameters).bytes_per_step(), bytes);
+}
+
+TEST(GradientSync, KeepsTheGradientsTensor) {
+  ProcessGrid grid(test::job().world(), 1);
+  std::vector<Parameter> parameters = make_parameters();
+  fill_gradients(parameters);
+  for (Parameter& parameter : parameters)
+    parameter.value.mutable_grad() = at::ones_like(parameter.value).detach();
+  const at::Tensor before = parameters[0].value.grad();
+  GradientSync sync(grid, parameters);
+  sync.start({Placement::lora_a_column});
+  sync.wait();
+  EXPECT_TRUE(parameters[0].value.grad().is_same(before));
+  EXPECT_EQ(before[0][0].item<double>(), world().size());
+  EXPECT_EQ(parameters[12].value.grad()[0][0].item<double>(), 1) << "was not started";
+}
+
+TEST(GradientSync, BreakingARowOfTheTableBreaksItsSum) {
+  ProcessGrid grid(test::job().world(), 1);
+  for (const Placement broken : kPlacements) {
+    std::vector<Parameter> parameters = make_parameters();
+    for (Parameter& parameter : parameters)
+      parameter.value.mutable_grad() = at::ones_like(parameter.value).detach();
+    GradientSync sync(grid, parameters);
+    sync.override_axis_for_test(broken, std::nullopt);
+    grid.world().reset_counters();
+    grid.data().reset_counters();
+    sync.start({kPlacements.begin(), kPlacements.end()});
+    sync.wait();
+    EXPECT_LT(parameter_bytes(grid), sync.bytes_per_step());
+    for (const Parameter& parameter : parameters) {
+      const double expected = parameter.placement == broken ? 1 : world().size();
+      EXPECT_EQ(parameter.value.grad().max().item<double>(), expected) << parameter.name;
+    }
+  }
+}
+
+/// Message of the CommError, empty if there was none.
+std::string difference(ProcessGrid& grid, const std::vector<Parameter>& parameters) {
+  try {
+    check_replicas_equal(grid, parameters);
+  } catch (const CommError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Replicas, EqualOnesPass) {
+  ProcessGrid grid(test::job().world(), 1);
+  EXPECT_EQ(difference(grid, make_parameters()), "");
+  EXPECT_EQ(difference(grid, {}), "");
+}
+
+TEST(Replicas, ADifferenceInOneBitIsNamed) {
+  if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  ProcessGrid grid(test::job().world(), 1);
+  const int last = world().size() - 1;
+  for (std::size_t i = 0; i < make_parameters().size(); ++i) {
+    std::vector<Parameter> parameters = make_parameters();
+    if (world().rank() == last) {
+      const at::NoGradGuard no_grad;
+      parameters[i].value.view(-1)[-1].fill_(std::nextafter(1.0F, 2.0F));
+    }
+    const std::string message = difference(grid, parameters);
+    EXPECT_NE(message.find(parameters[i].name + " on rank " + std::to_string(last)),
+              std::string::npos)
+        << message;
+  }
+}
+
+TEST(Replicas, AMissingParameterIsNoticed) {
+  if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
+  ProcessGrid grid(test::job().world(), 1);
+  std::vector<Parameter> parameters = make_parameters();
+  if (world().rank() == 1) parameters.pop_back();
+  EXPECT_NE(difference(grid, parameters).find("rank 1 holds"), std::string::npos);
+}
+
+TEST(ProcessGrid, IsTensorFastest) {
+  const ProcessGrid grid(test::job().world(), 1);
+  EXPECT_EQ(grid.replicas(), world().size());
+  EXPECT_EQ(grid.replica(), world().rank());
+  EXPECT_EQ(grid.tensor_parallel(), 1);
+  EXPECT_EQ(grid.tensor_rank(), 0);
+}
+
+TEST(ProcessGrid, RefusesTensorParallelism) {
+  for (const int t : {0, -1, 5, world().size() == 1 ? 2 : world().size()})
+    EXPECT_THROW(ProcessGrid(test::job().world(), t), ConfigError) << t;
+  try {
+    const ProcessGrid grid(test::job().world(), std::max(2, world().size()));
+  } catch (const ConfigError& error) {
+    const std::string expected = world().size() == 1 ? "does not divide" : "not supported yet";
+    EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace graphlora

@@ -1,0 +1,186 @@
+// How jobs end, seen from outside: exit code, what is printed, and that no rank is left waiting.
+// Not an MPI program itself: it starts job_probe with and without mpirun.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <string>
+
+namespace {
+
+/// A shell command with its output (stdout and stderr) in a pipe.
+class Process {
+ public:
+  explicit Process(const std::string& command) {
+    std::array<int, 2> ends{};
+    if (pipe(ends.data()) != 0) throw std::runtime_error("pipe");
+    pid_ = fork();
+    if (pid_ == 0) {
+      dup2(ends[1], STDOUT_FILENO);
+      dup2(ends[1], STDERR_FILENO);
+      close(ends[0]);
+      close(ends[1]);
+      execl("/bin/sh", "sh", "-c", ("exec " + command).c_str(), nullptr);
+      _exit(127);
+    }
+    close(ends[1]);
+    output_fd_ = ends[0];
+  }
+  ~Process() { close(output_fd_); }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  void signal(int number) const { kill(pid_, number); }
+  /// Reads until `text` has come `times` times, or the output ends.
+  bool wait_for(const std::string& text, int times = 1) {
+    while (count(text) < times)
+      if (!read_more()) return false;
+    return true;
+  }
+  /// Exit code, 128 + number for a signal.
+  int finish() {
+    while (read_more()) {
+    }
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  const std::string& output() const { return output_; }
+  int count(const std::string& text) const {
+    int found = 0;
+    for (std::size_t at = output_.find(text); at != std::string::npos;
+         at = output_.find(text, at + text.size()))
+      ++found;
+    return found;
+  }
+
+ private:
+  bool read_more() {
+    std::array<char, 4096> part{};
+    const ssize_t bytes = read(output_fd_, part.data(), part.size());
+    if (bytes <= 0) return false;
+    output_.append(part.data(), static_cast<std::size_t>(bytes));
+    return true;
+  }
+
+  pid_t pid_ = 0;
+  int output_fd_ = -1;
+  std::string output_;
+};
+
+std::string alone(const std::string& arguments) {
+  return fmt::format("timeout 60 {} {}", JOB_PROBE, arguments);
+}
+std::string ranks(int count, const std::string& arguments) {
+  return fmt::format("timeout 60 {} --oversubscribe --bind-to none -np {} {} {}", MPIEXEC, count,
+                     JOB_PROBE, arguments);
+}
+
+struct Ending {
+  const char* kind;
+  int code;
+  const char* cause;
+};
+constexpr std::array kEndings{Ending{"config", 2, "--flag is wrong"},
+                              Ending{"data", 3, "file.txt:3: no number"},
+                              Ending{"communication", 4, "a message got lost"},
+                              Ending{"memory", 70, "out of memory"},
+                              Ending{"standard", 70, "a bug"},
+                              Ending{"torch", 70, "a bug in shapes"}};
+
+TEST(Job, ExceptionOnOneRankEndsAllWithItsCodeAndSaysWhere) {
+  for (const Ending& ending : kEndings) {
+    const auto start = std::chrono::steady_clock::now();
+    Process job(ranks(3, fmt::format("alone {} 1", ending.kind)));
+    EXPECT_EQ(job.finish(), ending.code) << job.output();
+    EXPECT_EQ(job.count("error: rank 1 on "), 1) << job.output();
+    EXPECT_EQ(job.count(fmt::format(", step 7: {}", ending.cause)), 1) << job.output();
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+  }
+}
+
+TEST(Job, ExceptionInASingleProcessIsOneLine) {
+  for (const Ending& ending : kEndings) {
+    Process job(alone(fmt::format("alone {} 0", ending.kind)));
+    EXPECT_EQ(job.finish(), ending.code);
+    EXPECT_EQ(job.output(), fmt::format("error: {} (step 7)\n", ending.cause));
+  }
+}
+
+TEST(Job, AgreedErrorIsPrintedOnceByRankZero) {
+  for (const std::string failing : {"0 1 2", "2", "1 2"}) {
+    for (const std::string mode : {"agree", "nested"}) {
+      Process job(ranks(3, fmt::format("{} data {}", mode, failing)));
+      EXPECT_EQ(job.finish(), 3) << job.output();
+      EXPECT_EQ(job.count("error: file.txt:3: no number"), 1) << job.output();
+      EXPECT_EQ(job.count("not reached"), 0) << job.output();
+      EXPECT_EQ(job.count("MPI_ABORT"), 0) << job.output();
+      EXPECT_EQ(job.count("(rank 2 on "), failing == "2" ? 1 : 0) << job.output();
+    }
+  }
+}
+
+TEST(Job, AgreedErrorInASingleProcess) {
+  Process job(alone("agree config 0"));
+  EXPECT_EQ(job.finish(), 2);
+  EXPECT_EQ(job.output(), "error: --flag is wrong\n");
+}
+
+TEST(Job, AgreementWithoutFailureGoesOn) {
+  Process job(ranks(2, "agree data"));
+  EXPECT_EQ(job.finish(), 0) << job.output();
+  EXPECT_EQ(job.count("not reached"), 2);
+}
+
+TEST(Job, MpirunForwardsSigusr1ToAllRanks) {
+  Process job(ranks(2, "signal").substr(std::string("timeout 60 ").size()));
+  ASSERT_TRUE(job.wait_for("ready", 2)) << job.output();
+  job.signal(SIGUSR1);
+  EXPECT_EQ(job.finish(), 5) << job.output();
+  EXPECT_EQ(job.count("saved true"), 2) << job.output();
+}
+
+TEST(Job, ASingleProcessCatchesEachSignal) {
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT}) {
+    Process job(std::string(JOB_PROBE) + " signal");
+    ASSERT_TRUE(job.wait_for("ready"));
+    job.signal(number);
+    EXPECT_EQ(job.finish(), 5) << number;
+    EXPECT_EQ(job.count("saved true"), 1) << job.output();
+    EXPECT_EQ(job.count("a second signal ends"), number == SIGUSR1 ? 0 : 1);
+  }
+}
+
+TEST(Job, UnderMpirunOnlySigusr1IsCaught) {
+  Process single(alone("handlers"));
+  EXPECT_EQ(single.finish(), 0);
+  EXPECT_EQ(single.output(), "usr1 true term true int true\n");
+  Process job(ranks(2, "handlers"));
+  EXPECT_EQ(job.finish(), 0);
+  EXPECT_EQ(job.count("usr1 true term false int false\n"), 2) << job.output();
+}
+
+TEST(Job, ThreadsAreSharedAmongRanksOfAHost) {
+  Process job("taskset -c 0 env -u OMP_NUM_THREADS " + alone("threads"));
+  EXPECT_EQ(job.finish(), 0);
+  EXPECT_EQ(job.output(), "threads 1\n");
+  Process given("env OMP_NUM_THREADS=3 " + alone("threads"));
+  EXPECT_EQ(given.finish(), 0);
+  EXPECT_EQ(given.output(), "threads 3\n");
+  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  Process shared("env -u OMP_NUM_THREADS " + ranks(2, "threads"));
+  EXPECT_EQ(shared.finish(), 0);
+  EXPECT_EQ(shared.count(fmt::format("threads {}\n", std::max(1L, cores / 2))), 2)
+      << shared.output();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
