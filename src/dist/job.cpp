@@ -100,6 +100,7 @@ Job::Job(int* argc, char*** argv) {
         "this MPI library has no thread support (level {}, MPI_THREAD_SERIALIZED is needed)",
         provided);
   }
+  owns_mpi_ = true;
   world_ = make_mpi_world();
   log::init(world_->rank(), world_->size());
   announces = world_->rank() == 0 ? 1 : 0;
@@ -110,7 +111,10 @@ Job::Job(int* argc, char*** argv) {
   }
 }
 
+Job::Job(std::shared_ptr<Communicator> world) : world_(std::move(world)) {}
+
 Job::~Job() {
+  if (!owns_mpi_) return;
   if (std::uncaught_exceptions() > 0 && world_->size() > 1)
     MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::internal));
   world_.reset();

@@ -14,6 +14,9 @@ namespace graphlora {
 class Job {
  public:
   Job(int* argc, char*** argv);
+  /// A job over some ranks of an MPI that another Job has started: how tests set what P ranks
+  /// compute against what one does.
+  explicit Job(std::shared_ptr<Communicator> world);
   ~Job();
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;
@@ -40,6 +43,7 @@ class Job {
 
  private:
   std::shared_ptr<Communicator> world_;
+  bool owns_mpi_ = false;
   std::int64_t step_ = -1;
 };
 

@@ -1,0 +1,304 @@
+// Distributed equals single: what P ranks train is what one rank trains, in fp64, whatever the
+// partition.
+#include "train/trainer.hpp"
+
+#include <gtest/gtest.h>
+
+#include "graph/bipartite_graph.hpp"
+#include "support/tiny_world.hpp"
+#include "train/embedding_store.hpp"
+#include "train/evaluate.hpp"
+
+namespace graphlora::test {
+namespace {
+
+constexpr std::int64_t kWidth = 10, kSteps = 5;
+constexpr double kTolerance = 1e-8;
+
+TrainConfig tiny_train_config() {
+  TrainConfig config;
+  config.batch_size = 9;
+  config.micro_batch = 300;
+  config.seed = 3;
+  config.unknown_rate = 0.2;
+  config.optimizer.lr = 3e-3;
+  config.optimizer.weight_decay = 0.01;
+  config.schedule.warmup = 2;
+  config.clip = 0.5;
+  return config;
+}
+
+/// Everything a run of some steps leaves behind, in an order that does not depend on the ranks.
+struct Outcome {
+  std::vector<StepResult> steps;
+
+  std::vector<at::Tensor> parameters;
+  at::Tensor e, exp_avg, exp_avg_sq;
+  std::vector<float> scores;
+};
+
+Outcome run(Job& job, const std::filesystem::path& data, const PartitionConfig& partition,
+            const ModelConfig& model_config, TrainConfig config) {
+  const Workspace workspace(job, data, partition);
+  Recommender model(job, workspace, kTinyLlama, model_config,
+                    tiny_embeddings(workspace, kWidth, at::kDouble), false);
+  model.initialize_from_data();
+  {
+    // B starts at zero, which would hide the path through A in the first steps.
+    const at::NoGradGuard guard;
+    for (const Parameter& p : model.parameters()) {
+      if (p.placement != Placement::lora_b_column && p.placement != Placement::lora_b_row) continue;
+      at::Tensor value = p.value;
+      SplitMix64 random(hash_name(11, p.name));
+      for (std::int64_t i = 0; i < value.numel(); ++i)
+        value.mutable_data_ptr<double>()[i] = 0.1 * random.normal();
+    }
+  }
+  Outcome outcome;
+  Stepper stepper(model, config, kSteps);
+  for (std::int64_t step = 1; step <= kSteps; ++step) outcome.steps.push_back(stepper.step(step));
+  for (const Parameter& p : model.parameters())
+    outcome.parameters.push_back(p.value.detach().clone());
+  outcome.e = in_node_order(workspace, model.table().weight_nD);
+  outcome.exp_avg = in_node_order(workspace, model.table().exp_avg_nD);
+  outcome.exp_avg_sq = in_node_order(workspace, model.table().exp_avg_sq_nD);
+  const auto rows = workspace.dataset->sample(Split::test, 0, 1);
+  outcome.scores = score_rows(model, rows, 300, "scoring");
+  return outcome;
+}
+
+void expect_same(const Outcome& many, const Outcome& one) {
+  for (std::int64_t k = 0; k < kSteps; ++k) {
+    EXPECT_NEAR(many.steps[k].loss, one.steps[k].loss, kTolerance * std::abs(one.steps[k].loss))
+        << "step " << k + 1;
+    EXPECT_NEAR(many.steps[k].grad_norm, one.steps[k].grad_norm,
+                kTolerance * one.steps[k].grad_norm)
+        << "step " << k + 1;
+    EXPECT_NEAR(many.steps[k].graph_ratio, one.steps[k].graph_ratio,
+                kTolerance * std::abs(one.steps[k].graph_ratio));
+    EXPECT_EQ(many.steps[k].tokens, one.steps[k].tokens);
+  }
+  for (std::size_t i = 0; i < one.parameters.size(); ++i) {
+    EXPECT_LT(relative_difference(many.parameters[i], one.parameters[i]), kTolerance)
+        << "parameter " << i;
+  }
+  EXPECT_LT(relative_difference(many.e, one.e), kTolerance);
+  EXPECT_LT(relative_difference(many.exp_avg, one.exp_avg), kTolerance);
+  EXPECT_LT(relative_difference(many.exp_avg_sq, one.exp_avg_sq), kTolerance);
+  ASSERT_EQ(many.scores.size(), one.scores.size());
+  for (std::size_t i = 0; i < one.scores.size(); ++i)
+    EXPECT_NEAR(many.scores[i], one.scores[i], 1e-6) << "row " << i;
+}
+
+/// This rank alone, on a copy of the dataset of its own (partitions lie beside the data).
+Outcome run_alone(const std::filesystem::path& data, const PartitionConfig& partition,
+                  const ModelConfig& model_config, const TrainConfig& config) {
+  Job alone(std::shared_ptr<Communicator>(world().split(world().rank(), 0)));
+  TemporaryDirectory own;
+  std::filesystem::copy(data, own / "dataset", std::filesystem::copy_options::recursive);
+  return run(alone, own / "dataset", partition, model_config, config);
+}
+
+struct Case {
+  const char* name;
+  const char* split;
+  const char* cut;
+  const char* method;
+};
+
+class DistributedEqualsSingle : public ::testing::TestWithParam<Case> {};
+
+TEST_P(DistributedEqualsSingle, LossGradientsParametersMomentsScores) {
+  const Case& c = GetParam();
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, c.split);
+  });
+  PartitionConfig partition;
+  partition.cut = c.cut;
+  partition.groups = 3;
+  partition.method = c.method;
+  const Outcome one = run_alone(data, partition, tiny_model_config(), tiny_train_config());
+  world().barrier();
+  const Outcome many = run(job(), data, partition, tiny_model_config(), tiny_train_config());
+  expect_same(many, one);
+}
+
+INSTANTIATE_TEST_SUITE_P(Partitions, DistributedEqualsSingle,
+                         ::testing::Values(Case{"fold_metis", "user-time", "fold", "metis"},
+                                           Case{"fold_random", "user-time", "fold", "random"},
+                                           Case{"window_metis", "time", "window", "metis"},
+                                           Case{"none_random", "time", "none", "random"}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+/// One part that holds everything and empty ones, on a partition written by hand.
+TEST(DistributedEqualsSingleParts, OnePartHoldsEverything) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  PartitionConfig partition;
+  partition.cut = "fold";
+  partition.groups = 3;
+  job().agree([&] {
+    if (world().rank() != 0) return;
+    write_tiny_dataset(data, 23, 17, "user-time");
+    const Dataset dataset(data);
+    PartitionConfig by_hand = partition;
+    by_hand.parts = world().size();
+    const CutRule cut(dataset, CutKind::fold, 3);
+    const BipartiteGraph graph = build_training_graph(dataset, cut);
+    const std::vector<std::int32_t> owner(graph.nodes, world().size() - 1);
+    write_partition(dataset, by_hand, cut, graph, owner,
+                    partition_directory(dataset, world().size()));
+  });
+  const Outcome one = run_alone(data, partition, tiny_model_config(), tiny_train_config());
+  world().barrier();
+  const Outcome many = run(job(), data, partition, tiny_model_config(), tiny_train_config());
+  expect_same(many, one);
+}
+
+/// Batches smaller than the number of ranks: some ranks have no example, all have their nodes.
+TEST(DistributedEqualsSingleParts, RanksWithoutExamples) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  PartitionConfig partition;
+  partition.groups = 3;
+  TrainConfig config = tiny_train_config();
+  config.batch_size = 2;
+  const Outcome one = run_alone(data, partition, tiny_model_config(), config);
+  world().barrier();
+  expect_same(run(job(), data, partition, tiny_model_config(), config), one);
+}
+
+/// The baselines are configurations of the same loop.
+TEST(DistributedEqualsSingleParts, WithoutGraphAndWithoutProjector) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  for (const bool projector : {true, false}) {
+    ModelConfig model = tiny_model_config();
+    model.gnn.type = "none";
+    if (!projector) model.projector = "none";
+    const PartitionConfig partition;
+    const Outcome one = run_alone(data, partition, model, tiny_train_config());
+    world().barrier();
+    expect_same(run(job(), data, partition, model, tiny_train_config()), one);
+  }
+}
+
+/// The gradient table: breaking any row that acts at T = 1 changes what two ranks train.
+TEST(GradientTable, EveryRowMatters) {
+  if (world().size() < 2) GTEST_SKIP() << "needs two ranks";
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  ModelConfig model_config = tiny_model_config();
+  model_config.lora.targets = {"q_proj", "v_proj", "o_proj", "down_proj"};
+  model_config.lora.learn_lambda = true;
+  const auto train_with_broken = [&](std::optional<Placement> broken) {
+    const Workspace workspace(job(), data, PartitionConfig{});
+    Recommender model(job(), workspace, kTinyLlama, model_config,
+                      tiny_embeddings(workspace, kWidth, at::kDouble), false);
+    model.initialize_from_data();
+    const TrainConfig config = tiny_train_config();
+    Stepper stepper(model, config, kSteps);
+    if (broken) stepper.gradient_sync().override_axis_for_test(*broken, std::nullopt);
+    for (std::int64_t step = 1; step <= kSteps; ++step) stepper.step(step);
+    std::vector<std::pair<Placement, at::Tensor>> values;
+    for (const Parameter& p : model.parameters())
+      values.emplace_back(p.placement, p.value.detach().clone());
+    return values;
+  };
+  const auto right = train_with_broken(std::nullopt);
+  for (const Placement placement :
+       {Placement::lora_a_column, Placement::lora_b_column, Placement::lora_a_row,
+        Placement::lora_b_row, Placement::lambda, Placement::projector, Placement::gnn}) {
+    const auto wrong = train_with_broken(placement);
+    double difference = 0;
+    for (std::size_t i = 0; i < right.size(); ++i) {
+      if (right[i].first == placement)
+        difference = std::max(difference, relative_difference(wrong[i].second, right[i].second));
+    }
+    EXPECT_GT(difference, 1e-5) << "placement " << static_cast<int>(placement)
+                                << " was not reduced and nothing changed";
+  }
+}
+
+/// Bytes all-reduced for parameters are those of the parameters, once a step, and nothing else is.
+TEST(ParameterTraffic, EqualsTheParametersBytes) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  const Workspace workspace(job(), data, PartitionConfig{});
+  Recommender model(job(), workspace, kTinyLlama, tiny_model_config(),
+                    tiny_embeddings(workspace, kWidth, at::kDouble), false);
+  model.initialize_from_data();
+  const TrainConfig config = tiny_train_config();
+  Stepper stepper(model, config, kSteps);
+  std::int64_t expected = 0;
+  for (const Parameter& p : model.parameters())
+    expected += static_cast<std::int64_t>(p.value.nbytes());
+  workspace.grid->world().reset_counters();
+  workspace.grid->data().reset_counters();
+  for (std::int64_t step = 1; step <= 3; ++step) stepper.step(step);
+  const std::int64_t moved = workspace.grid->world().counter(Traffic::parameters).bytes +
+                             workspace.grid->data().counter(Traffic::parameters).bytes;
+  EXPECT_EQ(moved, 3 * expected);
+  EXPECT_EQ(stepper.gradient_sync().bytes_per_step(), expected);
+  EXPECT_EQ(workspace.grid->world().counter(Traffic::embedding).bytes, 0);
+}
+
+/// A run that stops and resumes ends with the same bits as one that does not.
+TEST(Resume, SameBitsAsUninterrupted) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  const Workspace workspace(job(), data, PartitionConfig{});
+  const auto fresh = [&] {
+    return std::make_unique<Recommender>(job(), workspace, kTinyLlama, tiny_model_config(),
+                                         tiny_embeddings(workspace, kWidth, at::kDouble), false);
+  };
+  TrainConfig config = tiny_train_config();
+  config.output = directory.path() / "whole";
+  config.steps = 4;
+  config.schedule.kind = "constant";
+  auto whole = fresh();
+  whole->initialize_from_data();
+  train(job(), *whole, config, nullptr);
+
+  config.output = directory.path() / "parts";
+  config.steps = 2;
+  auto first = fresh();
+  first->initialize_from_data();
+  train(job(), *first, config, nullptr);
+  const Checkpoint checkpoint(config.output, true, true);
+  auto second = std::make_unique<Recommender>(
+      job(), workspace, kTinyLlama, tiny_model_config(),
+      read_embeddings(checkpoint.directory(), workspace.shard->owned(), workspace.dataset->nodes(),
+                      at::kDouble),
+      false);
+  checkpoint.load_parameters(*second);
+  config.steps = 4;
+  const TrainResult result = train(job(), *second, config, &checkpoint);
+  EXPECT_EQ(result.state.step, 4);
+  for (std::size_t i = 0; i < whole->parameters().size(); ++i) {
+    EXPECT_TRUE(at::equal(whole->parameters()[i].value, second->parameters()[i].value))
+        << whole->parameters()[i].name;
+  }
+  EXPECT_TRUE(at::equal(whole->table().weight_nD, second->table().weight_nD));
+  EXPECT_TRUE(at::equal(whole->table().exp_avg_sq_nD, second->table().exp_avg_sq_nD));
+}
+
+}  // namespace
+}  // namespace graphlora::test
