@@ -2,8 +2,22 @@
 
 namespace graphlora {
 
+OptionTable describe_pretrain();
+int run_pretrain(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_train();
+int run_train(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_evaluate();
+int run_evaluate(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_export();
+int run_export(Job& job, const std::vector<std::string>& arguments);
+
 std::span<const Command> commands() {
-  static const std::vector<Command> all{};
+  static const std::vector<Command> all{
+      {"pretrain", run_pretrain, describe_pretrain},
+      {"train", run_train, describe_train},
+      {"evaluate", run_evaluate, describe_evaluate},
+      {"export", run_export, describe_export},
+  };
   return all;
 }
 
