@@ -27,10 +27,13 @@ std::string short_number(double x) {
 
 }  // namespace
 
-Progress::Progress(std::string label, std::int64_t total, std::string unit, bool enabled)
+Progress::Progress(std::string label, std::int64_t total, std::string unit, bool enabled,
+                   std::int64_t first)
     : label_(std::move(label)),
       unit_(std::move(unit)),
       total_(total),
+      done_(first),
+      first_(first),
       enabled_(enabled),
       terminal_(isatty(STDERR_FILENO) != 0),
       start_(Clock::now()),
@@ -39,8 +42,7 @@ Progress::Progress(std::string label, std::int64_t total, std::string unit, bool
 Progress::~Progress() { finish(); }
 
 void Progress::update(std::int64_t done, const std::string& note) {
-  // A resumed run starts above zero; rates count only what this process did.
-  if (first_ < 0) first_ = done > 1 ? done - 1 : 0;
+  used_ = true;
   done_ = done;
   note_ = note;
   if (!enabled_ || finished_) return;
@@ -53,7 +55,7 @@ void Progress::update(std::int64_t done, const std::string& note) {
 void Progress::finish() {
   if (finished_) return;
   finished_ = true;
-  if (enabled_ && first_ >= 0) draw(true);
+  if (enabled_ && used_) draw(true);
 }
 
 void Progress::draw(bool last) {

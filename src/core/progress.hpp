@@ -9,9 +9,10 @@ namespace graphlora {
 
 class Progress {
  public:
-  /// `total` <= 0: unknown, only count and rate are shown. `enabled` is false on ranks other than
-  /// 0.
-  Progress(std::string label, std::int64_t total, std::string unit, bool enabled = true);
+  /// `first`: work done before (a resumed run); rates count only what comes after. `total` <= 0:
+  /// unknown, only count and rate are shown. `enabled` is false on ranks other than 0.
+  Progress(std::string label, std::int64_t total, std::string unit, bool enabled = true,
+           std::int64_t first = 0);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -26,8 +27,8 @@ class Progress {
   void draw(bool last);
 
   std::string label_, unit_, note_;
-  std::int64_t total_, done_ = 0, first_ = -1;
-  bool enabled_, terminal_, finished_ = false;
+  std::int64_t total_, done_, first_;
+  bool enabled_, terminal_, used_ = false, finished_ = false;
   Clock::time_point start_, drawn_{};
 };
 

@@ -312,7 +312,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
       const at::Tensor &z_Ar = saved[3], &u_AR = saved[4], &lambda_lora = saved[5],
                        &lambda_gnn = saved[6];
       const at::Tensor g_AR = g_TR.index_select(0, frozen.token_A);
-      const at::Tensor g_Ar = g_AR.view({g_AR.size(0), -1, rank}).sum(1);
+      const at::Tensor g_Ar = g_AR.view({g_AR.size(0), g_AR.size(1) / rank, rank}).sum(1);
       if (frozen.need_z) result[4] = (g_Ar * lambda_gnn).to(z_Ar.scalar_type());
       if (frozen.need_lambda_lora) result[5] = (u_AR * g_AR).sum().to(lambda_lora.scalar_type());
       if (frozen.need_lambda_gnn) result[6] = (z_Ar * g_Ar).sum().to(lambda_gnn.scalar_type());

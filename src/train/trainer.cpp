@@ -364,7 +364,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   };
 
   const auto start = Clock::now();
-  Progress progress("training", steps, "steps", root);
+  Progress progress("training", steps, "steps", root, result.state.step);
   std::deque<double> recent_losses;
   bool stop = false;
   while (!stop && result.state.step < steps) {

@@ -106,7 +106,7 @@ TEST(Optimizer, Sgd) {
   EmbeddingTable table{
       .weight_nD = at::ones({3, 2}, at::kDouble), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
   EmbeddingGradient gradient;
-  gradient.dense_nD = at::full({3, 2}, 2, at::kDouble);
+  gradient.set_sparse(at::arange(3), at::full({3, 2}, 2, at::kDouble));
   optimizer.step_embedding(table, gradient, 1, 1);
   EXPECT_TRUE(at::equal(table.weight_nD, at::zeros({3, 2}, at::kDouble)));
   EXPECT_FALSE(table.exp_avg_nD.defined());
@@ -134,7 +134,7 @@ TEST(Optimizer, LargeParametersUseEveryThreadAlike) {
 
 struct EmbeddingCase {
   const char* name;
-  bool dense, low_rank, sparse;
+  bool low_rank, sparse;
 };
 
 class OptimizerEmbedding
@@ -160,19 +160,16 @@ TEST_P(OptimizerEmbedding, EqualsDenseAdamWOfTheMaterializedGradient) {
   for (std::int64_t step = 1; step <= 4; ++step) {
     EmbeddingGradient gradient;
     at::Tensor total_nD = at::zeros({n, D}, options);
-    if (which.dense) {
-      gradient.dense_nD = at::randn({n, D}, options);
-      total_nD += gradient.dense_nD;
-    }
     if (which.low_rank) {
       gradient.low_rank_nr = at::randn({n, r}, options);
       gradient.factor_rD = at::randn({r, D}, options);
       total_nD += gradient.low_rank_nr.mm(gradient.factor_rD);
     }
     if (which.sparse) {
-      gradient.sparse_rows_S = at::randint(0, n / 3, {S}, at::kLong) * 3;  // with repeats
-      gradient.sparse_SD = at::randn({S, D}, options);
-      total_nD.index_add_(0, gradient.sparse_rows_S, gradient.sparse_SD);
+      const at::Tensor rows_S = at::randint(0, n / 3, {S}, at::kLong) * 3;  // with repeats
+      const at::Tensor values_SD = at::randn({S, D}, options);
+      gradient.set_sparse(rows_S, values_SD);
+      total_nD.index_add_(0, rows_S, values_SD);
     }
     dense_nD.mutable_grad() = total_nD;
     oracle.step(step, 0.5, kAll);
@@ -186,12 +183,10 @@ TEST_P(OptimizerEmbedding, EqualsDenseAdamWOfTheMaterializedGradient) {
 
 INSTANTIATE_TEST_SUITE_P(
     Forms, OptimizerEmbedding,
-    testing::Combine(testing::Values(EmbeddingCase{"none", false, false, false},
-                                     EmbeddingCase{"dense", true, false, false},
-                                     EmbeddingCase{"low_rank", false, true, false},
-                                     EmbeddingCase{"sparse", false, false, true},
-                                     EmbeddingCase{"low_rank_and_sparse", false, true, true},
-                                     EmbeddingCase{"all", true, true, true}),
+    testing::Combine(testing::Values(EmbeddingCase{"none", false, false},
+                                     EmbeddingCase{"low_rank", true, false},
+                                     EmbeddingCase{"sparse", false, true},
+                                     EmbeddingCase{"low_rank_and_sparse", true, true}),
                      testing::Values(at::kDouble, at::kFloat)),
     [](const auto& info) {
       return std::string(std::get<0>(info.param).name) + "_" +
@@ -203,8 +198,7 @@ TEST(OptimizerEmbedding, RowsThatNeverHadAGradientStayExactlyZero) {
   const Optimizer optimizer({}, {});
   for (std::int64_t step = 1; step <= 3; ++step) {
     EmbeddingGradient gradient;
-    gradient.sparse_rows_S = at::tensor({70, 3}, at::kLong);
-    gradient.sparse_SD = at::ones({2, 4});
+    gradient.set_sparse(at::tensor({70, 3}, at::kLong), at::ones({2, 4}));
     optimizer.step_embedding(table, gradient, step, 1);
   }
   EXPECT_NE(table.weight_nD[3][0].item<float>(), 0);
