@@ -2,6 +2,8 @@
 
 namespace graphlora {
 
+OptionTable describe_partition();
+int run_partition(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_pretrain();
 int run_pretrain(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_train();
@@ -13,6 +15,7 @@ int run_export(Job& job, const std::vector<std::string>& arguments);
 
 std::span<const Command> commands() {
   static const std::vector<Command> all{
+      {"partition", run_partition, describe_partition},
       {"pretrain", run_pretrain, describe_pretrain},
       {"train", run_train, describe_train},
       {"evaluate", run_evaluate, describe_evaluate},
