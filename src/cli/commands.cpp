@@ -12,6 +12,8 @@ OptionTable describe_evaluate();
 int run_evaluate(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_export();
 int run_export(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_inspect();
+int run_inspect(Job& job, const std::vector<std::string>& arguments);
 
 std::span<const Command> commands() {
   static const std::vector<Command> all{
@@ -20,6 +22,7 @@ std::span<const Command> commands() {
       {"train", run_train, describe_train},
       {"evaluate", run_evaluate, describe_evaluate},
       {"export", run_export, describe_export},
+      {"inspect", run_inspect, describe_inspect},
   };
   return all;
 }

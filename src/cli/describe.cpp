@@ -1,0 +1,158 @@
+#include "cli/describe.hpp"
+
+#include <fmt/ranges.h>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/safetensors.hpp"
+#include "data/dataset.hpp"
+#include "data/tokenizer.hpp"
+#include "model/hf_checkpoint.hpp"
+#include "train/checkpoint.hpp"
+
+namespace graphlora {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string dtype_name(at::ScalarType type) { return c10::toString(type); }
+
+Json describe_safetensors(const fs::path& path) {
+  const SafetensorsReader reader(path);
+  Json tensors = Json::object();
+  for (const auto& [name, entry] : reader.entries()) {
+    tensors[name] = {{"dtype", dtype_name(entry.dtype)},
+                     {"shape", entry.shape},
+                     {"bytes", entry.end - entry.begin}};
+  }
+  return {{"kind", "safetensors"},
+          {"path", path.string()},
+          {"bytes", fs::file_size(path)},
+          {"metadata", reader.metadata()},
+          {"tensors", tensors}};
+}
+
+Json describe_dataset(const fs::path& path) {
+  const Dataset dataset(path);
+  std::array<std::int64_t, 3> rows{}, liked{}, warm{};
+  for (std::int64_t row = 0; row < dataset.rows(); ++row) {
+    const auto split = static_cast<std::size_t>(dataset.split(row));
+    ++rows[split];
+    liked[split] += dataset.label()[row];
+    warm[split] += dataset.warm(row) ? 1 : 0;
+  }
+  Json splits;
+  for (const Split split : {Split::train, Split::valid, Split::test}) {
+    const auto i = static_cast<std::size_t>(split);
+    splits[to_string(split)] = {{"rows", rows[i]}, {"liked", liked[i]}, {"warm", warm[i]}};
+  }
+  return {{"kind", "dataset"},
+          {"path", path.string()},
+          {"users", dataset.users()},
+          {"items", dataset.items()},
+          {"interactions", dataset.rows()},
+          {"splits", splits},
+          {"description", dataset.description()}};
+}
+
+Json describe_partition(const fs::path& path) {
+  const Json report = read_json(path / "partition.json");
+  Json files = Json::object();
+  for (std::int64_t part = 0; part < report.value("parts", std::int64_t{0}); ++part) {
+    const std::string name = fmt::format("part-{:05}.safetensors", part);
+    const SafetensorsReader reader(path / name);
+    files[name] = fs::file_size(path / name);
+  }
+  return {{"kind", "partition"}, {"path", path.string()}, {"bytes", files}, {"report", report}};
+}
+
+Json describe_pretrained(const fs::path& path) {
+  Json files = Json::object();
+  for (const auto& entry : fs::directory_iterator(path)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const SafetensorsReader reader(entry.path());
+    files[entry.path().filename().string()] = reader.tensor("weight").sizes().vec();
+  }
+  return {{"kind", "pretrained"},
+          {"path", path.string()},
+          {"embeddings", files},
+          {"report", read_json(path / "pretrain.json")}};
+}
+
+Json describe_checkpoint(const fs::path& path) {
+  const Checkpoint checkpoint(path, /*prefer_latest=*/false, /*verify=*/true);
+  return {{"kind", "checkpoint"},
+          {"path", checkpoint.directory().string()},
+          {"manifest", checkpoint.manifest()}};
+}
+
+Json describe_llm(const fs::path& path) {
+  const HfCheckpoint model(path);
+  const LlamaConfig& c = model.config();
+  Json description = {{"kind", "model"},
+                      {"path", path.string()},
+                      {"model_type", c.model_type},
+                      {"layers", c.layers},
+                      {"hidden_size", c.hidden_size},
+                      {"intermediate_size", c.intermediate_size},
+                      {"heads", c.heads},
+                      {"kv_heads", c.kv_heads},
+                      {"head_dim", c.head_dim},
+                      {"vocab_size", c.vocab_size},
+                      {"max_positions", c.max_positions},
+                      {"tied_embeddings", c.tied_embeddings},
+                      {"fingerprint", model.fingerprint()}};
+  if (fs::exists(path / "tokenizer.json")) {
+    const Tokenizer tokenizer(path);
+    description["tokens"] = tokenizer.vocabulary_size();
+    description["bos"] = tokenizer.bos() ? Json(*tokenizer.bos()) : Json();
+  }
+  return description;
+}
+
+void append_text(const Json& value, const std::string& indent, std::string& text) {
+  for (const auto& [name, member] : value.items()) {
+    if (member.is_object() && !member.empty()) {
+      text += fmt::format("{}{}:\n", indent, name);
+      append_text(member, indent + "  ", text);
+    } else if (member.is_string()) {
+      text += fmt::format("{}{}: {}\n", indent, name, member.get<std::string>());
+    } else {
+      text += fmt::format("{}{}: {}\n", indent, name, member.dump());
+    }
+  }
+}
+
+}  // namespace
+
+Json describe(const fs::path& path) {
+  const std::pair<const char*, Json (*)(const fs::path&)> kinds[] = {
+      {"dataset.json", describe_dataset},     {"partition.json", describe_partition},
+      {"pretrain.json", describe_pretrained}, {"manifest.json", describe_checkpoint},
+      {"BEST", describe_checkpoint},          {"LATEST", describe_checkpoint},
+      {"config.json", describe_llm}};
+  try {
+    if (!fs::exists(path)) throw DataError("{}: does not exist", path.string());
+    if (!fs::is_directory(path)) return describe_safetensors(path);
+    for (const auto& [file, describe_kind] : kinds) {
+      if (fs::exists(path / file)) return describe_kind(path);
+    }
+  } catch (const fs::filesystem_error& error) {
+    throw DataError("{}: {}", path.string(), error.code().message());
+  } catch (const Json::exception& error) {
+    throw DataError("{}: is damaged ({})", path.string(), error.what());
+  }
+  throw DataError(
+      "{}: is no dataset, partition, pretrained embeddings, checkpoint or LLM (it has none of "
+      "dataset.json, partition.json, pretrain.json, manifest.json, BEST, LATEST, config.json)",
+      path.string());
+}
+
+std::string to_text(const Json& description) {
+  std::string text;
+  append_text(description, "", text);
+  return text;
+}
+
+}  // namespace graphlora
