@@ -67,6 +67,8 @@ PromptBuilder::Wording PromptBuilder::tokenize(
       ++wording.fixed_tokens;
     } else if (kind == Kind::title) {
       wording.has_title = true;
+    } else {
+      wording.has_history = true;
     }
   }
   return wording;
@@ -151,6 +153,7 @@ PromptBuilder::Layout PromptBuilder::layout(std::int64_t row, std::int32_t templ
   // From the newest title back: `rest` counts the titles that others precede.
   const std::span<const std::int64_t> all = history(row);
   Layout best{&t.without, all.last(0), fixed(t.without)};
+  if (!t.with_history.has_history) return best;
   std::int64_t rest = fixed(t.with_history);
   for (std::size_t kept = 1; kept <= all.size(); ++kept) {
     const std::int64_t oldest = all[all.size() - kept];

@@ -14,8 +14,9 @@
 namespace graphlora {
 
 struct PromptConfig {
-  std::string templates;      ///< file with the templates; empty: the built-in ones
-  std::string template_text;  ///< the templates themselves (a checkpoint's), in place of the file
+  std::string templates = {};  ///< file with the templates; empty: the built-in ones
+  std::string template_text =
+      {};                     ///< the templates themselves (a checkpoint's), in place of the file
   std::int64_t history = 10;  ///< liked titles at most
   /// The oldest history titles are dropped first, never the question.
   std::int64_t max_tokens = 512;
@@ -72,7 +73,7 @@ class PromptBuilder {
   struct Wording {
     std::vector<Piece> pieces;
     std::int64_t fixed_tokens = 0;  // all but titles and history
-    bool has_title = false;
+    bool has_title = false, has_history = false;
   };
   struct Template {
     double weight = 1;

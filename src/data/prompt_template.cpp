@@ -184,8 +184,7 @@ std::vector<PromptTemplate> parse_templates(const std::string& text, const std::
     if (shows_history && t.empty_history.empty()) {
       throw ConfigError(
           "{}: the template uses {{history}}: add an [empty history] section with the wording for "
-          "users "
-          "without any",
+          "users without any",
           t.where);
     }
     if (!shows_history) t.empty_history = t.pieces;
