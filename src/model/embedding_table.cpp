@@ -6,7 +6,8 @@
 namespace graphlora {
 
 void EmbeddingGradient::set_sparse(const at::Tensor& rows_S, const at::Tensor& values_SD) {
-  const auto [sorted, order] = at::sort(rows_S, /*stable=*/std::optional(true), /*dim=*/0, /*descending=*/false);
+  const auto [sorted, order] =
+      at::sort(rows_S, /*stable=*/std::optional(true), /*dim=*/0, /*descending=*/false);
   const auto [unique, inverse, counts] = at::unique_consecutive(sorted, /*return_inverse=*/true);
   sparse_rows_S = unique;
   sparse_SD = at::zeros({unique.size(0), values_SD.size(1)}, values_SD.options());

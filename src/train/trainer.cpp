@@ -364,6 +364,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   };
 
   const auto start = Clock::now();
+  const Communication at_start = communication_of(world, workspace.grid->data());
   Progress progress("training", steps, "steps", root, result.state.step);
   std::deque<double> recent_losses;
   bool stop = false;
@@ -440,7 +441,9 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   }
   progress.finish();
   save();
-  print_time_table(world, stepper->phase_seconds(), communication_of(world, workspace.grid->data()),
+  const Communication at_end = communication_of(world, workspace.grid->data());
+  print_time_table(world, stepper->phase_seconds(),
+                   {at_end.seconds - at_start.seconds, at_end.exposed - at_start.exposed},
                    seconds_since(start));
   return result;
 }

@@ -181,17 +181,17 @@ TEST_P(OptimizerEmbedding, EqualsDenseAdamWOfTheMaterializedGradient) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Forms, OptimizerEmbedding,
-    testing::Combine(testing::Values(EmbeddingCase{"none", false, false},
-                                     EmbeddingCase{"low_rank", true, false},
-                                     EmbeddingCase{"sparse", false, true},
-                                     EmbeddingCase{"low_rank_and_sparse", true, true}),
-                     testing::Values(at::kDouble, at::kFloat)),
-    [](const auto& info) {
-      return std::string(std::get<0>(info.param).name) + "_" +
-             c10::toString(std::get<1>(info.param));
-    });
+INSTANTIATE_TEST_SUITE_P(Forms, OptimizerEmbedding,
+                         testing::Combine(testing::Values(EmbeddingCase{"none", false, false},
+                                                          EmbeddingCase{"low_rank", true, false},
+                                                          EmbeddingCase{"sparse", false, true},
+                                                          EmbeddingCase{"low_rank_and_sparse", true,
+                                                                        true}),
+                                          testing::Values(at::kDouble, at::kFloat)),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param).name) + "_" +
+                                  c10::toString(std::get<1>(info.param));
+                         });
 
 TEST(OptimizerEmbedding, RowsThatNeverHadAGradientStayExactlyZero) {
   EmbeddingTable table{.weight_nD = at::zeros({100, 4}), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
