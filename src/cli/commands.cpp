@@ -2,6 +2,8 @@
 
 namespace graphlora {
 
+OptionTable describe_prepare();
+int run_prepare(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_partition();
 int run_partition(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_pretrain();
@@ -17,6 +19,7 @@ int run_inspect(Job& job, const std::vector<std::string>& arguments);
 
 std::span<const Command> commands() {
   static const std::vector<Command> all{
+      {"prepare", run_prepare, describe_prepare},
       {"partition", run_partition, describe_partition},
       {"pretrain", run_pretrain, describe_pretrain},
       {"train", run_train, describe_train},

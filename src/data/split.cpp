@@ -7,7 +7,6 @@
 #include "data/group_rows.hpp"
 
 namespace graphlora {
-namespace {
 
 void check(const SplitConfig& config) {
   if (config.rule != "time" && config.rule != "user-time")
@@ -25,8 +24,6 @@ void check(const SplitConfig& config) {
         "--split.valid {} and --split.test {}: must not be negative, and their sum must be below 1",
         config.valid, config.test);
 }
-
-}  // namespace
 
 std::vector<Split> split_sorted(std::span<const std::int64_t> time, double valid, double test) {
   const auto n = static_cast<std::int64_t>(time.size());

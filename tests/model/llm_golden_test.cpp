@@ -6,8 +6,8 @@
 
 #include "core/rng.hpp"
 #include "core/safetensors.hpp"
-#include "model/graphlora.hpp"
 #include "llm_fixture.hpp"
+#include "model/graphlora.hpp"
 
 namespace graphlora {
 namespace {
