@@ -300,7 +300,7 @@ void print_time_table(Communicator& world,
   for (const auto& [name, seconds] : lines) mine.push_back(seconds);
   const auto [all, counts] =
       world.all_gather_varying(at::tensor(mine, at::kDouble).unsqueeze(0), Traffic::control);
-  if (world.rank() != 0 || total <= 0) return;
+  if (world.rank() != 0) return;
   std::string table = fmt::format("{:<36}{:>10}{:>10}{:>10}{:>8}\n",
                                   "where the time went (seconds)", "min", "avg", "max", "share");
   double waiting_share = 0, imbalance = 1;
@@ -364,6 +364,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   };
 
   const auto start = Clock::now();
+  const std::int64_t first_step = result.state.step;
   const Communication at_start = communication_of(world, workspace.grid->data());
   Progress progress("training", steps, "steps", root, result.state.step);
   std::deque<double> recent_losses;
@@ -441,6 +442,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   }
   progress.finish();
   save();
+  if (result.state.step == first_step) return result;
   const Communication at_end = communication_of(world, workspace.grid->data());
   print_time_table(world, stepper->phase_seconds(),
                    {at_end.seconds - at_start.seconds, at_end.exposed - at_start.exposed},

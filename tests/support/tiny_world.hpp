@@ -39,8 +39,9 @@ class SharedDirectory {
   std::filesystem::path path_;
 };
 
-/// Ratings of `users` x `items` with a planted preference; the last user rates in test only, so
-/// that some nodes have no edge. Times repeat. Seeded.
+/// Ratings of `users` x `items` with a planted preference; the first user likes nothing and, under
+/// a time split, the last one rates in test only, so that some nodes have no edge. Times repeat.
+/// Seeded.
 inline void write_tiny_dataset(const std::filesystem::path& directory, int users, int items,
                                const std::string& rule) {
   RawRatings raw;
@@ -49,7 +50,7 @@ inline void write_tiny_dataset(const std::filesystem::path& directory, int users
     const int count = 6 + static_cast<int>(random.below(8));
     for (int k = 0; k < count; ++k) {
       const int item = static_cast<int>(random.below(items));
-      const bool likes = (u % 3 == item % 3) != (random.uniform() < 0.2);
+      const bool likes = u > 0 && (u % 3 == item % 3) != (random.uniform() < 0.2);
       raw.add("u" + std::to_string(u), "m" + std::to_string(item), likes ? 5 : 2,
               u == users - 1 ? 100000 + k : static_cast<std::int64_t>(random.below(500)));
     }

@@ -120,14 +120,15 @@ TEST_F(KnownFaults, TargetEdgeIsInvisibleToTheGnn) {
       liked += dataset.label()[row];
       if (workspace_->map->owner(dataset.user_node(row)) != world().rank()) continue;
       const std::int64_t i = workspace_->map->local(dataset.user_node(row));
-      for (int run = 0; run < 2; ++run) {
-        for (std::int64_t e = plan->runs[4 * i + 2 * run]; e < plan->runs[4 * i + 2 * run + 1];
-             ++e) {
-          const std::int64_t column = plan->col[e], owned = workspace_->shard->owned_count();
+      const std::int64_t owned = workspace_->shard->owned_count();
+      const auto* runs = plan->in_edges.runs.cpu().const_data_ptr<std::int64_t>() + 4 * i;
+      const auto* columns = plan->in_edges.index.cpu().const_data_ptr<std::int32_t>();
+      for (const auto& [begin, end] : {std::pair(runs[0], runs[1]), std::pair(runs[2], runs[3])}) {
+        for (std::int64_t e = begin; e < end; ++e) {
           const std::int64_t node =
-              column < owned
-                  ? workspace_->shard->owned().const_data_ptr<std::int64_t>()[column]
-                  : workspace_->shard->halo().const_data_ptr<std::int64_t>()[column - owned];
+              columns[e] < owned
+                  ? workspace_->shard->owned().const_data_ptr<std::int64_t>()[columns[e]]
+                  : workspace_->shard->halo().const_data_ptr<std::int64_t>()[columns[e] - owned];
           EXPECT_NE(node, dataset.item_node(row)) << "row " << row << " sees its own edge";
         }
       }

@@ -211,8 +211,7 @@ TEST(OptimizerEmbedding, AnEmptyPartIsLegal) {
   EmbeddingGradient gradient;
   gradient.low_rank_nr = at::zeros({0, 2});
   gradient.factor_rD = at::ones({2, 4});
-  gradient.sparse_rows_S = at::empty({0}, at::kLong);
-  gradient.sparse_SD = at::empty({0, 4});
+  gradient.set_sparse(at::empty({0}, at::kLong), at::empty({0, 4}));
   Optimizer({}, {}).step_embedding(table, gradient, 1, 1);
   EXPECT_EQ(table.exp_avg_nD.sizes(), table.weight_nD.sizes());
 }
