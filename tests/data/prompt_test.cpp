@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "data/dataset_writer.hpp"
 #include "support/temporary_directory.hpp"
 
@@ -13,7 +14,6 @@ namespace graphlora {
 namespace {
 
 using Ids = std::vector<std::int32_t>;
-constexpr std::int32_t kBos = 1;  // SmolLM2's post-processor puts it in front
 
 constexpr const char* kTemplates =
     "[template weight=3]\nLiked: {history}. User {user}: {title} {item}?\n"
@@ -56,9 +56,9 @@ class PromptTest : public testing::Test {
     config.yes = " Yes";
     return {dataset_, tokenizer(), config};
   }
-  /// BOS and the segments' ids, −1 for "@".
+  /// The segments' ids, −1 for "@".
   static Ids ids(const std::vector<std::string>& segments) {
-    Ids result = {kBos};
+    Ids result;
     for (const std::string& segment : segments) {
       const Ids more = segment == "@" ? Ids{-1} : tokenizer().encode(segment);
       result.insert(result.end(), more.begin(), more.end());
@@ -87,6 +87,29 @@ TEST_F(PromptTest, TokenizesSegmentsOnTheirOwn) {
   EXPECT_EQ(prompt.row, r);
   EXPECT_EQ(prompt.template_index, 0);
   EXPECT_EQ(prompt.label, 1);
+}
+
+TEST_F(PromptTest, BosStandsInFrontOnlyIfThePostProcessorAddsOne) {
+  nlohmann::json root = read_json("tests/golden/smollm2/tokenizer.json");
+  root["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"special_tokens", {{"<|im_start|>", {{"ids", {1}}}}}},
+      {"single", {{{"SpecialToken", {{"id", "<|im_start|>"}}}}, {{"Sequence", {{"id", "A"}}}}}}};
+  directory_.write("tokenizer.json", root.dump());
+  const Tokenizer with_bos(directory_.path());
+  PromptConfig config;
+  config.template_text = kTemplates;
+  const std::int64_t r = row("ann", "m9");
+  const PromptBuilder prompts(dataset_, with_bos, config);
+  const Prompt prompt = prompts.build(r, 0);
+  const Prompt without = builder().build(r, 0);
+  EXPECT_EQ(prompt.tokens.at(0), 1);
+  EXPECT_TRUE(std::equal(prompt.tokens.begin() + 1, prompt.tokens.end(), without.tokens.begin(),
+                         without.tokens.end()));
+  EXPECT_EQ(prompt.anchors[0].position, without.anchors[0].position + 1);
+  EXPECT_EQ(prompt.private_from, without.private_from + 1);
+  EXPECT_EQ(prompts.length(r, 0), builder().length(r, 0) + 1);
+  EXPECT_TRUE(prompts.text(prompt).starts_with("<|im_start|>Liked"));
 }
 
 TEST_F(PromptTest, RecordsAnchorsAndWhatIsPrivate) {
@@ -193,7 +216,7 @@ TEST_F(PromptTest, LengthIsThatOfThePromptBuilt) {
 TEST_F(PromptTest, TextIsReadable) {
   const PromptBuilder prompts = builder();
   EXPECT_EQ(prompts.text(prompts.build(row("ann", "m9"), 0)),
-            "<|im_start|>Liked: \"Toy Story (1995)\", \"Les Misérables\", \"七人の侍\". User "
+            "Liked: \"Toy Story (1995)\", \"Les Misérables\", \"七人の侍\". User "
             "<user:ann>: \"Up\" <item:m9>?");
 }
 

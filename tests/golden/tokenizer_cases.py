@@ -106,7 +106,11 @@ def variants(base):
                       "special": flags & 16 > 0})
     result = {
         "as is": {},
-        "digits": {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": True}, byte_level())},
+        "as GGUF": {"normalizer": {"type": "Sequence", "normalizers": []}, "pre_tokenizer": byte_level(),
+                    "model": {"byte_fallback": True},
+                    "decoder": {"type": "Sequence", "decoders": [
+                        {"type": "ByteFallback"}, {"type": "Fuse"},
+                        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, byte_level(True)]}},
         "digit runs": {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": False}, byte_level(True))},
         "no regex": {"pre_tokenizer": byte_level(use_regex=False)},
         "llama 3": {"pre_tokenizer": sequence(split({"Regex": LLAMA3}), byte_level(use_regex=False)),
