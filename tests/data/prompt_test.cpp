@@ -129,7 +129,7 @@ TEST_F(PromptTest, RecordsAnchorsAndWhatIsPrivate) {
 
   const Prompt other = builder().build(r, 1);  // {item} comes first
   EXPECT_EQ(other.tokens, ids({"@", " and ", "@", ", ", "\"Up\"", ":"}));
-  EXPECT_EQ(other.private_from, 1);
+  EXPECT_EQ(other.private_from, 0);
   EXPECT_EQ(other.anchors[0].node, dataset_.item_node(r));
   EXPECT_EQ(other.anchors[1].node, dataset_.user_node(r));
 }
