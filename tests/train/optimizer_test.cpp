@@ -226,8 +226,7 @@ TEST(OptimizerEmbedding, SameBitsOnAnyNumberOfThreads) {
     EmbeddingGradient gradient;
     gradient.low_rank_nr = at::randn({1000, 8});
     gradient.factor_rD = at::randn({8, 16});
-    gradient.sparse_rows_S = at::randint(0, 1000, {300}, at::kLong);
-    gradient.sparse_SD = at::randn({300, 16});
+    gradient.set_sparse(at::randint(0, 1000, {300}, at::kLong), at::randn({300, 16}));
     Optimizer({}, {}).step_embedding(table, gradient, 1, 1);
     results.push_back(table.weight_nD);
   }
