@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "core/error.hpp"
-#include "core/rng.hpp"
+#include "model/init.hpp"
 
 namespace graphlora {
 namespace {
@@ -36,17 +36,6 @@ TargetShape shape_of(const LlamaConfig& c, Target target) {
               Placement::lora_b_row};
   }
   TORCH_CHECK(false, "unknown target");
-}
-
-/// PEFT's start of A: uniform in ±1/√I (Kaiming with a = √5), drawn from (seed, name).
-at::Tensor draw_a(std::int64_t rank, std::int64_t inputs, at::ScalarType type, std::uint64_t seed,
-                  const std::string& name) {
-  at::Tensor a_rI = at::empty({rank, inputs}, at::TensorOptions().dtype(at::kDouble));
-  SplitMix64 generator(hash_name(seed, name));
-  const double bound = 1 / std::sqrt(static_cast<double>(inputs));
-  auto* values = a_rI.data_ptr<double>();
-  for (std::int64_t i = 0; i < a_rI.numel(); ++i) values[i] = (2 * generator.uniform() - 1) * bound;
-  return a_rI.to(type);
 }
 
 }  // namespace
@@ -85,10 +74,13 @@ LoraAdapters::LoraAdapters(const LlamaConfig& model, const LoraConfig& config,
                                            shape.block, kTargetNames[t]);
       LoraFactors& factors = factors_[layer][t];
       const std::string a_name = name + ".lora_A.weight";
-      factors.a_rI = draw_a(config.rank, shape.inputs, precision.parameter, seed, a_name);
+      // PEFT's start: Kaiming with a = √5.
+      factors.a_rI = uniform_parameter({config.rank, shape.inputs},
+                                       1 / std::sqrt(static_cast<double>(shape.inputs)),
+                                       precision.parameter, seed, a_name);
       factors.b_Or =
           at::zeros({shape.outputs, config.rank}, at::TensorOptions().dtype(precision.parameter));
-      parameters_.push_back({a_name, factors.a_rI.requires_grad_(true), shape.a});
+      parameters_.push_back({a_name, factors.a_rI, shape.a});
       parameters_.push_back({name + ".lora_B.weight", factors.b_Or.requires_grad_(true), shape.b});
     }
   }
