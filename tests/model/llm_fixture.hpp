@@ -2,6 +2,7 @@
 #pragma once
 #include <torch/types.h>
 
+#include <cmath>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -12,6 +13,51 @@
 namespace graphlora::testing {
 
 inline std::filesystem::path golden_directory() { return "tests/golden"; }
+
+/// The shape of tests/golden/tiny_llama: 9 heads in 3 groups.
+inline LlamaConfig tiny_config() {
+  LlamaConfig c;
+  c.model_type = "llama";
+  c.vocab_size = 300;
+  c.hidden_size = 36;
+  c.intermediate_size = 50;
+  c.layers = 3;
+  c.heads = 9;
+  c.kv_heads = 3;
+  c.head_dim = 4;
+  c.max_positions = 256;
+  return c;
+}
+
+/// Random weights of any shape in `type`, embeddings of unit size.
+inline BaseWeights random_weights(const LlamaConfig& c, at::ScalarType type) {
+  const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
+    return at::randn({rows, columns}).div_(std::sqrt(static_cast<double>(columns))).to(type);
+  };
+  const std::int64_t q = c.heads * c.head_dim, k = c.kv_heads * c.head_dim;
+  const auto norm = [&] { return at::rand({c.hidden_size}).add_(0.5).to(type); };
+  BaseWeights w;
+  w.embedding_VH = at::randn({c.vocab_size, c.hidden_size}).to(type);
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    w.layers.push_back({matrix(q + 2 * k, c.hidden_size), matrix(c.hidden_size, q),
+                        matrix(2 * c.intermediate_size, c.hidden_size),
+                        matrix(c.hidden_size, c.intermediate_size), norm(), norm()});
+  }
+  w.final_norm_H = norm();
+  w.head_2H = matrix(2, c.hidden_size);
+  return w;
+}
+
+/// The same weights in another type.
+inline BaseWeights cast(BaseWeights w, at::ScalarType type) {
+  for (LayerWeights& l : w.layers) {
+    for (at::Tensor* t :
+         {&l.qkv_OH, &l.o_HQ, &l.gate_up_OH, &l.down_HI, &l.input_norm_H, &l.post_attention_norm_H})
+      *t = t->to(type);
+  }
+  for (at::Tensor* t : {&w.embedding_VH, &w.final_norm_H, &w.head_2H}) *t = t->to(type);
+  return w;
+}
 
 /// One prompt of a test.
 struct Example {

@@ -1,0 +1,138 @@
+#include "model/attention.hpp"
+
+#include <gtest/gtest.h>
+
+#include "core/error.hpp"
+#include "gradient_check.hpp"
+#include "llm_fixture.hpp"
+#include "peak_memory.hpp"
+
+namespace graphlora {
+namespace {
+
+using testing::leaf;
+using testing::relative_error;
+
+std::vector<Segment> segments_of(const std::vector<std::int64_t>& lengths) {
+  std::vector<Segment> segments;
+  std::int64_t begin = 0;
+  for (const std::int64_t length : lengths) {
+    segments.push_back({.begin = begin, .length = length});
+    begin += length;
+  }
+  return segments;
+}
+
+/// Softmax attention of one segment with the mask written out.
+at::Tensor reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const std::vector<Segment>& segments) {
+  const std::int64_t repeat = q.size(1) / k.size(1);
+  std::vector<at::Tensor> outputs;
+  for (const Segment& s : segments) {
+    const auto part = [&](const at::Tensor& x) {
+      return x.narrow(0, s.begin, s.length).transpose(0, 1);
+    };
+    const at::Tensor keys = part(k).repeat_interleave(repeat, 0),
+                     values = part(v).repeat_interleave(repeat, 0);
+    const at::Tensor scores =
+        at::matmul(part(q), keys.transpose(1, 2)) / std::sqrt(static_cast<double>(q.size(2)));
+    const at::Tensor future = at::ones({s.length, s.length}, at::kBool).triu(1);
+    outputs.push_back(
+        at::matmul(scores.masked_fill(future, -INFINITY).softmax(-1), values).transpose(0, 1));
+  }
+  return at::cat(outputs);
+}
+
+TEST(Attention, EqualsTheMaskedSoftmax) {
+  at::manual_seed(1);
+  for (const auto& [heads, groups, dim] :
+       {std::tuple{9, 3, 4}, {4, 4, 64}, {6, 1, 20}, {1, 1, 2}}) {
+    const auto segments = segments_of({1, 33, 64, 7, 110, 2});
+    const at::Tensor q = at::randn({217, heads, dim}, at::kDouble) * 2,
+                     k = at::randn({217, groups, dim}, at::kDouble);
+    const at::Tensor v = at::randn({217, groups, dim}, at::kDouble),
+                     expected = reference(q, k, v, segments);
+    const auto error = [&](at::ScalarType type) {
+      return relative_error(attention(q.to(type), k.to(type), v.to(type), segments), expected);
+    };
+    EXPECT_LT(error(at::kDouble), 1e-13);
+    EXPECT_LT(error(at::kFloat), 1e-5);
+    EXPECT_LT(error(at::kBFloat16), 2e-2);
+  }
+}
+
+TEST(Attention, Gradients) {
+  at::manual_seed(2);
+  const auto segments = segments_of({1, 5, 3});
+  const at::Tensor q = leaf({9, 4, 3}), k = leaf({9, 2, 3}), v = leaf({9, 2, 3});
+  testing::expect_gradients([&] { return std::vector{attention(q, k, v, segments)}; },
+                            {{"q", q}, {"k", k}, {"v", v}});
+}
+
+TEST(Attention, GradientsOverSeveralQueryBlocksEqualAutogradOfTheDefinition) {
+  at::manual_seed(3);
+  const auto segments = segments_of({70, 1, 45});
+  const at::Tensor q = leaf({116, 6, 8}), k = leaf({116, 2, 8}), v = leaf({116, 2, 8});
+  const at::Tensor weight = at::randn({116, 6, 8}, at::kDouble);
+  const auto expected =
+      torch::autograd::grad({(reference(q, k, v, segments) * weight).sum()}, {q, k, v});
+  for (const auto& [type, tolerance] :
+       {std::pair{at::kDouble, 1e-12}, {at::kFloat, 1e-5}, {at::kBFloat16, 3e-2}}) {
+    const at::Tensor a = q.detach().to(type).requires_grad_(true),
+                     b = k.detach().to(type).requires_grad_(true),
+                     c = v.detach().to(type).requires_grad_(true);
+    const auto gradients =
+        torch::autograd::grad({(attention(a, b, c, segments) * weight.to(type)).sum()}, {a, b, c});
+    for (int i = 0; i < 3; ++i)
+      EXPECT_LT(relative_error(gradients[i], expected[i]), tolerance) << i << " " << type;
+  }
+}
+
+TEST(Attention, QueriesAtSingleTokensEqualTheFullOnes) {
+  at::manual_seed(4);
+  const auto segments = segments_of({4, 40, 6});
+  const at::Tensor q = leaf({50, 6, 5}), k = leaf({50, 3, 5}), v = leaf({50, 3, 5});
+  // Not in order of the segments, not the last token of one, and one segment without a query.
+  const std::vector<std::int64_t> tokens{48, 2};
+  const at::Tensor rows = at::tensor(tokens), weight = at::randn({2, 6, 5}, at::kDouble);
+  const at::Tensor full = attention(q, k, v, segments).index_select(0, rows);
+  const at::Tensor some = attention_at(q.index_select(0, rows), k, v, segments, tokens);
+  EXPECT_LT(relative_error(some, full), 1e-14);
+  const auto expected = torch::autograd::grad({(full * weight).sum()}, {q, k, v});
+  const auto gradients = torch::autograd::grad({(some * weight).sum()}, {q, k, v});
+  for (int i = 0; i < 3; ++i) EXPECT_LT(relative_error(gradients[i], expected[i]), 1e-13) << i;
+}
+
+TEST(Attention, HugeScoresDoNotOverflow) {
+  const auto segments = segments_of({3});
+  const at::Tensor q = at::full({3, 1, 4}, 1e4F),
+                   k = at::tensor({-1e4F, 0.0F, 1e4F}).view({3, 1, 1}).expand({3, 1, 4});
+  const at::Tensor v = at::randn({3, 1, 4});
+  const at::Tensor o = attention(q, k.contiguous(), v, segments);
+  EXPECT_LT(relative_error(o, v), 1e-6);  // each query sees its own key as the largest by far
+}
+
+TEST(Attention, NeverAllocatesTheSquareOfThePack) {
+  constexpr std::int64_t kTokens = 65'536;  // its square would take 16 GiB
+  const auto segments = segments_of(std::vector<std::int64_t>(kTokens / 32, 32));
+  const at::Tensor q = at::randn({kTokens, 2, 4}).requires_grad_(true),
+                   k = at::randn({kTokens, 1, 4}).requires_grad_(true);
+  const std::size_t before = testing::reset_peak_memory();
+  attention(q, k, k, segments).sum().backward();
+  EXPECT_LT(testing::peak_memory() - before, std::size_t{64} << 20);
+}
+
+TEST(Attention, RefusesWhatItCannotDo) {
+  const at::Tensor q = at::randn({4, 2, 2}), k = at::randn({4, 1, 2});
+  std::vector<Segment> segments = segments_of({2, 2});
+  segments[1].parent = 0;
+  EXPECT_THROW(attention(q, k, k, segments), ConfigError);
+  EXPECT_THROW(attention(q, k, k, segments_of({2, 1})), c10::Error);
+  EXPECT_THROW(attention(q, at::randn({4, 3, 2}), at::randn({4, 3, 2}), segments_of({4})),
+               c10::Error);
+  const std::vector<std::int64_t> twice{0, 1};
+  EXPECT_THROW(attention_at(q.narrow(0, 0, 2), k, k, segments_of({4}), twice), c10::Error);
+}
+
+}  // namespace
+}  // namespace graphlora

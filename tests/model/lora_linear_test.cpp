@@ -1,0 +1,125 @@
+// Shapes: T tokens, I inputs, O outputs, R stacked ranks, C adapted outputs, A anchors.
+#include "model/lora_linear.hpp"
+
+#include <gtest/gtest.h>
+
+#include "gradient_check.hpp"
+#include "llm_fixture.hpp"
+
+namespace graphlora {
+namespace {
+
+using testing::leaf;
+using testing::relative_error;
+
+/// A linear 7 → 12 with adapters of rank 2 on outputs [0, 5) and [8, 12).
+struct Case {
+  at::Tensor x = leaf({6, 7}), weight = at::randn({12, 7}, at::kDouble), residual = leaf({6, 12});
+  at::Tensor a = leaf({4, 7}), b = leaf({9, 2}), z = leaf({2, 2});
+  at::Tensor lambda_lora = at::full({}, 0.8, at::kDouble).requires_grad_(true);
+  at::Tensor lambda_gnn = at::full({}, 0.3, at::kDouble).requires_grad_(true);
+  at::Tensor ratio_sums = at::zeros({2}, at::kDouble);
+  double scale = 1.7;
+  AdapterDropout dropout{{0.4, 5, 6}, 2, InputGroup::qkv, at::arange(6), at::arange(6)};
+
+  at::Tensor run(at::ScalarType type = at::kDouble) const {
+    const auto cast = [&](const at::Tensor& t) { return t.to(type); };
+    const auto factor = [&](const at::Tensor& t) {
+      return t.to(type == at::kDouble ? at::kDouble : at::kFloat);
+    };
+    return lora_linear(cast(x), cast(weight), cast(residual),
+                       {factor(a), factor(b), {{0, 5}, {8, 4}}, scale},
+                       {factor(z), factor(lambda_lora), factor(lambda_gnn),
+                        at::tensor({1, 4}, at::kLong), ratio_sums},
+                       dropout);
+  }
+
+  /// The definition, token by token.
+  at::Tensor reference() const {
+    const at::Tensor dropped = graphlora::dropout(x, dropout.streams_T, dropout.positions_T,
+                                                  dropout.key, dropout.layer, dropout.group);
+    std::vector<at::Tensor> rows;
+    for (std::int64_t t = 0; t < 6; ++t) {
+      const std::int64_t anchor = t == 1 ? 0 : t == 4 ? 1 : -1;
+      const auto h = [&](std::int64_t k) {
+        const at::Tensor u = at::mv(a.narrow(0, 2 * k, 2), dropped[t]);
+        return anchor < 0 ? u : lambda_lora * u + lambda_gnn * z[anchor];
+      };
+      const at::Tensor delta =
+          at::cat({at::mv(b.narrow(0, 0, 5), h(0)), at::zeros({3}, at::kDouble),
+                   at::mv(b.narrow(0, 5, 4), h(1))});
+      rows.push_back(at::mv(weight, x[t]) + residual[t] + scale * delta);
+    }
+    return at::stack(rows);
+  }
+};
+
+TEST(LoraLinear, EqualsItsDefinition) {
+  at::manual_seed(1);
+  const Case c;
+  EXPECT_LT(relative_error(c.run(), c.reference()), 1e-14);
+  EXPECT_LT(relative_error(c.run(at::kFloat), c.reference()), 1e-6);
+  EXPECT_LT(relative_error(c.run(at::kBFloat16), c.reference()), 2e-2);
+}
+
+TEST(LoraLinear, Gradients) {
+  at::manual_seed(2);
+  const Case c;
+  testing::expect_gradients([&] { return std::vector{c.run()}; }, {{"x", c.x},
+                                                                   {"residual", c.residual},
+                                                                   {"a", c.a},
+                                                                   {"b", c.b},
+                                                                   {"z", c.z},
+                                                                   {"lambda_lora", c.lambda_lora},
+                                                                   {"lambda_gnn", c.lambda_gnn}});
+}
+
+TEST(LoraLinear, GradientsOfManyRowsEqualAutogradOfTheDefinition) {
+  at::manual_seed(3);
+  const std::int64_t rows = 300, inputs = 40, outputs = 30,
+                     rank = 11;  // several blocks, no multiple of the lanes
+  const at::Tensor x = leaf({rows, inputs}), weight = at::randn({outputs, inputs}, at::kDouble);
+  const at::Tensor a = leaf({rank, inputs}), b = leaf({outputs, rank}),
+                   w = at::randn({rows, outputs}, at::kDouble);
+  const at::Tensor expected = at::mm(x, weight.t()) + 2 * at::mm(at::mm(x, a.t()), b.t());
+  const at::Tensor y = lora_linear(x, weight, {}, {a, b, {{0, outputs}}, 2}, {}, {});
+  EXPECT_LT(relative_error(y, expected), 1e-13);
+  const auto want = torch::autograd::grad({(expected * w).sum()}, {x, a, b});
+  const auto have = torch::autograd::grad({(y * w).sum()}, {x, a, b});
+  for (int i = 0; i < 3; ++i) EXPECT_LT(relative_error(have[i], want[i]), 1e-13) << i;
+}
+
+TEST(LoraLinear, NothingFrozenGetsAGradient) {
+  at::manual_seed(4);
+  Case c;
+  c.weight.requires_grad_(true);
+  for (at::Tensor* t : {&c.x, &c.a, &c.z, &c.lambda_lora, &c.lambda_gnn, &c.residual})
+    *t = t->detach();
+  c.run().sum().backward();  // as in the stage that trains nothing but B
+  EXPECT_FALSE(c.weight.grad().defined());
+  EXPECT_TRUE(c.b.grad().defined());
+}
+
+TEST(LoraLinear, RatioSumsCountEveryAnchorAndAdapter) {
+  at::manual_seed(5);
+  const Case c;
+  c.run();
+  const at::Tensor dropped =
+      dropout(c.x, c.dropout.streams_T, c.dropout.positions_T, c.dropout.key, 2, InputGroup::qkv);
+  const at::Tensor u = at::mm(dropped.index_select(0, at::tensor({1, 4}, at::kLong)), c.a.t());
+  const double graph = 2 * (c.z * 0.3).square().sum().item<double>(),
+               lora = (u * 0.8).square().sum().item<double>();
+  EXPECT_NEAR(c.ratio_sums[0].item<double>(), graph, 1e-12);
+  EXPECT_NEAR(c.ratio_sums[1].item<double>(), lora, 1e-12);
+}
+
+TEST(LoraLinear, WithoutAdaptersItIsTheBase) {
+  at::manual_seed(6);
+  const at::Tensor x = leaf({3, 5}), weight = at::randn({4, 5}, at::kDouble);
+  EXPECT_LT(relative_error(lora_linear(x, weight, {}, {}, {}, {}), at::mm(x, weight.t())), 1e-15);
+  testing::expect_gradients([&] { return std::vector{lora_linear(x, weight, {}, {}, {}, {})}; },
+                            {{"x", x}});
+}
+
+}  // namespace
+}  // namespace graphlora
