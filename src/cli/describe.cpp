@@ -16,8 +16,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string dtype_name(at::ScalarType type) { return c10::toString(type); }
-
 Json describe_safetensors(const fs::path& path) {
   const SafetensorsReader reader(path);
   Json tensors = Json::object();

@@ -28,13 +28,6 @@ constexpr std::array kDtypes{
     Dtype{"U64", at::kUInt64},
 };
 
-const char* dtype_name(at::ScalarType type) {
-  for (const Dtype& d : kDtypes) {
-    if (d.type == type) return d.name;
-  }
-  return "unsupported type";
-}
-
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ","));
 }
@@ -56,6 +49,13 @@ std::uint64_t checked_bytes(const std::string& where, const std::vector<std::int
 }
 
 }  // namespace
+
+const char* dtype_name(at::ScalarType type) {
+  for (const Dtype& d : kDtypes) {
+    if (d.type == type) return d.name;
+  }
+  return "unsupported type";
+}
 
 SafetensorsReader::SafetensorsReader(const std::filesystem::path& path)
     : path_(path), map_(std::make_shared<MappedFile>(path)) {

@@ -13,6 +13,9 @@
 
 namespace graphlora {
 
+/// The container's name of a type ("F32"), or "unsupported type".
+const char* dtype_name(at::ScalarType type);
+
 /// Reader over a memory map. Tensors are views of the map (read-only by contract, they keep it
 /// alive).
 class SafetensorsReader {

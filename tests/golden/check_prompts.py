@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """Builds prompts a second time, from the dataset's files with HF `tokenizers`, and compares them with `inspect --prompts`.
 
-usage: check_prompts.py GRAPHLORA DATA MODEL [--templates FILE] [--history N] [--count N]
+usage: check_prompts.py GRAPHLORA [DATA MODEL] [--templates FILE] [--history N] [--count N]
 
-DATA is a prepared dataset, MODEL a directory with config.json and tokenizer.json. Exit code 77 (skipped) where the
-Python packages are not installed.
+DATA is a prepared dataset, MODEL a directory with config.json and tokenizer.json; without them a small dataset with nasty
+titles is made. Exit code 77 (skipped) where the Python packages are not installed.
 """
 import argparse
+import csv
 import json
 import pathlib
+import random
 import re
 import subprocess
 import sys
+import tempfile
 
 try:
     import numpy
@@ -20,6 +23,7 @@ try:
 except ImportError as error:
     print(f"skipped: {error}")
     sys.exit(77)
+from tokenizer_cases import strings as nasty_strings
 
 MASK = 2**64 - 1
 
@@ -42,17 +46,46 @@ def first_template(path):
     return [text.strip("\n") for text in section.split("[empty history]\n")]
 
 
+def make_inputs(graphlora, directory):
+    """A dataset of 30 users and 40 items, and a model directory without weights."""
+    rng = random.Random(1)
+    titles = [" ".join(text.replace("\0", "").split())[:60].strip() for text in nasty_strings(400, 3, ["<|im_end|>"])]
+    titles = [title for title in titles if title][:40]
+    with open(directory / "ratings.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item", "rating", "time", "title"])
+        for user in range(30):
+            for item in rng.sample(range(len(titles)), rng.randrange(1, 25)):
+                writer.writerow([f"u {user}", f"i/{item}", rng.randrange(1, 6), rng.randrange(100, 160), titles[item]])
+    subprocess.run([graphlora, "prepare", "--input", directory / "ratings.csv", "--format", "csv", "--split", "user-time",
+                    "--output", directory / "dataset"], stdout=subprocess.DEVNULL, check=True)
+    model = directory / "model"
+    model.mkdir()
+    source = pathlib.Path(__file__).resolve().parent / "smollm2" / "tokenizer.json"
+    (model / "tokenizer.json").write_bytes(source.read_bytes())
+    (model / "config.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 49152, "hidden_size": 64,
+        "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 8192}))
+    return directory / "dataset", model
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("graphlora")
-    parser.add_argument("data", type=pathlib.Path)
-    parser.add_argument("model", type=pathlib.Path)
+    parser.add_argument("data", type=pathlib.Path, nargs="?")
+    parser.add_argument("model", type=pathlib.Path, nargs="?")
     parser.add_argument("--templates", type=pathlib.Path,
                         default=pathlib.Path(__file__).resolve().parents[2] / "configs/prompts/default.txt")
     parser.add_argument("--history", type=int, default=10)
     parser.add_argument("--count", type=int, default=300)
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        if arguments.model is None:
+            arguments.data, arguments.model = make_inputs(arguments.graphlora, pathlib.Path(directory))
+        return check(arguments)
 
+
+def check(arguments):
     table = load_file(arguments.data / "interactions.safetensors")
     items = load_file(arguments.data / "items.safetensors")
     titles, item_ids = strings(items, "title"), strings(items, "id")
