@@ -1,11 +1,11 @@
 # make quickstart   from nothing to a trained recommender and its AUC (25 minutes on 2 cores)
 # make test         installs everything, builds, runs all tests
-.PHONY: help quickstart test quality setup build benchmark format lint install clean
+.PHONY: help quickstart test quality setup build benchmark docs format lint install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make quality      the longer comparison; writes docs/results.md (an hour)"
-	@echo "make setup build benchmark format lint install clean"
+	@echo "make setup build benchmark docs format lint install clean"
 
 quickstart:
 	@launch/quickstart
@@ -24,6 +24,9 @@ build: setup
 
 benchmark: build
 	@benchmarks/train_speed
+
+docs: build
+	@build/release/graphlora options --markdown > docs/configuration.md
 
 format:
 	@git ls-files '*.cpp' '*.hpp' '*.cu' | xargs clang-format -i
