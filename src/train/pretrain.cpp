@@ -294,7 +294,7 @@ PretrainResult pretrain_in(Job& job, const Dataset& dataset, const at::Tensor& o
   }
   progress.finish();
   job.set_step(-1);
-  if (!result.valid_auc) {
+  if (world.rank() == 0 && !result.valid_auc) {
     log::warn(
         "the validation rows don't hold both labels: pretrain ran {} epochs without early stop",
         result.epochs.size());
