@@ -2,10 +2,10 @@
 
 #include <metis.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <limits>
 #include <numeric>
 
@@ -79,9 +79,13 @@ BipartiteGraph thin(const BipartiteGraph& graph, std::int64_t max_degree) {
   return build_graph(graph.users, graph.nodes - graph.users, edges);
 }
 
+// What the kernel could hand out, its caches included; infinite where it does not say.
 double available_bytes() {
-  return static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) *
-         static_cast<double>(sysconf(_SC_PAGESIZE));
+  std::ifstream file("/proc/meminfo");
+  for (std::string key, rest; file >> key && std::getline(file, rest);) {
+    if (key == "MemAvailable:") return std::stod(rest) * 1024;
+  }
+  return std::numeric_limits<double>::infinity();
 }
 
 // `visible`: the graph that METIS sees; `graph`: the one whose work it balances.
@@ -103,8 +107,7 @@ std::vector<std::int32_t> metis_owner(const BipartiteGraph& graph, const Biparti
     throw ConfigError(
         "partition: {} adjacency entries are beyond this METIS build's {}-bit indices; give "
         "--partition.max-degree so that users times it stays below {}, use --partition.method "
-        "random, "
-        "or build with a METIS of 64-bit idx_t",
+        "random, or build with a METIS of 64-bit idx_t",
         std::max(entries, static_cast<std::int64_t>(graph.col.size())), 8 * sizeof(idx_t),
         kIndexLimit / 2);
   }

@@ -51,14 +51,6 @@ std::vector<std::int64_t> equal_blocks(std::span<const std::int64_t> runs) {
   return blocks;
 }
 
-RowLists make_lists(at::Tensor runs, at::Tensor index) {
-  RowLists lists;
-  lists.blocks = equal_blocks(values<std::int64_t>(runs));
-  lists.runs = DeviceTensor(std::move(runs));
-  lists.index = DeviceTensor(std::move(index));
-  return lists;
-}
-
 // Runs of every row of a (row, group) pointer array under a view.
 at::Tensor runs_under(std::span<const std::int64_t> offsets, std::int64_t rows, int groups,
                       const CutView& view) {
@@ -107,6 +99,14 @@ const at::Tensor& DeviceTensor::to(at::Device device, at::ScalarType dtype) cons
     copy_ = cpu_.to(device, dtype);
   }
   return copy_;
+}
+
+RowLists make_row_lists(at::Tensor runs, at::Tensor index) {
+  RowLists lists;
+  lists.blocks = equal_blocks(values<std::int64_t>(runs));
+  lists.runs = DeviceTensor(std::move(runs));
+  lists.index = DeviceTensor(std::move(index));
+  return lists;
 }
 
 Shard::Shard(const std::filesystem::path& directory, int rank, const Dataset& dataset)
@@ -332,9 +332,9 @@ std::shared_ptr<const GraphPlan> Shard::make_plan(const CutView& view) const {
   plan->interior = interior_;
   plan->halo_slots = h;
   plan->in_edges =
-      make_lists(runs_under(values<std::int64_t>(row_offsets_), n, groups, view), col_);
+      make_row_lists(runs_under(values<std::int64_t>(row_offsets_), n, groups, view), col_);
   plan->halo_uses =
-      make_lists(runs_under(values<std::int64_t>(use_offsets_), h, groups, view), use_row_);
+      make_row_lists(runs_under(values<std::int64_t>(use_offsets_), h, groups, view), use_row_);
 
   plan->degree_n = at::empty({n}, at::kInt);
   plan->inverse_sqrt_degree_n = at::empty({n}, at::kDouble);
@@ -373,7 +373,7 @@ std::shared_ptr<const GraphPlan> Shard::make_plan(const CutView& view) const {
   for (std::size_t s = 0; s < send_rows.size(); ++s) {
     places[offsets[send_rows[s] - interior_]++] = static_cast<std::int32_t>(s);
   }
-  plan->homecoming = make_lists(runs, to_tensor(places));
+  plan->homecoming = make_row_lists(runs, to_tensor(places));
   return plan;
 }
 

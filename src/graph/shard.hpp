@@ -39,6 +39,9 @@ struct RowLists {
   std::int64_t rows() const { return runs.cpu().size(0); }
 };
 
+/// Lists with their blocks, from i64[rows,4] pointers into an i32 index.
+RowLists make_row_lists(at::Tensor runs, at::Tensor index);
+
 /// What one propagation needs, whatever it stands for (a cut, later a frontier or hubs). Columns
 /// index owned, then halo rows. Tensors are views of the shard where possible and keep it alive.
 struct GraphPlan {

@@ -1,0 +1,296 @@
+#include "graph/partition.hpp"
+
+#include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+
+#include <numeric>
+#include <sstream>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/log.hpp"
+#include "graph/planted.hpp"
+
+namespace graphlora {
+namespace {
+
+using PartitionTest = test::LocalTest;
+
+using namespace test;
+
+BipartiteGraph planted_graph(int users, int items, int edges, int communities,
+                             double inside = 0.9) {
+  std::mt19937 random(5);
+  std::vector<BipartiteGraph::Edge> list;
+  for (int e = 0; e < edges; ++e) {
+    const int user = static_cast<int>(random() % users);
+    const int community = random() % 1000 < 1000 * inside
+                              ? user % communities
+                              : static_cast<int>(random() % communities);
+    const int item = static_cast<int>(random() % (items / communities)) * communities + community;
+    list.push_back({user, users + item, static_cast<std::uint16_t>(random() % 8)});
+  }
+  return build_graph(users, items, list);
+}
+
+std::int64_t sum(const std::vector<std::int64_t>& values) {
+  return std::accumulate(values.begin(), values.end(), std::int64_t{0});
+}
+std::int64_t most(const std::vector<std::int64_t>& values) {
+  return *std::max_element(values.begin(), values.end());
+}
+
+// What is logged as long as it lives.
+class CapturedLog {
+ public:
+  CapturedLog() : old_(spdlog::default_logger()) {
+    auto sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(text_);
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("capture", sink));
+  }
+  ~CapturedLog() { spdlog::set_default_logger(old_); }
+  std::string text() const { return text_.str(); }
+
+ private:
+  std::ostringstream text_;
+  std::shared_ptr<spdlog::logger> old_;
+};
+
+TEST_F(PartitionTest, CostEqualsBruteForce) {
+  const BipartiteGraph graph = planted_graph(60, 40, 500, 4);
+  for (const int parts : {1, 2, 5}) {
+    const auto owner = divide(graph, "random", parts);
+    const PartitionCost cost = partition_cost(graph, owner, parts);
+    std::set<std::tuple<int, int, std::int64_t>> travels;  // from, to, node
+    std::int64_t cut = 0;
+    std::vector<std::int64_t> nodes(parts), users(parts), entries(parts);
+    for (std::int64_t node = 0; node < graph.nodes; ++node) {
+      ++nodes[owner[node]];
+      users[owner[node]] += node < 60;
+      for (auto e = graph.row_offsets[node]; e < graph.row_offsets[node + 1]; ++e) {
+        ++entries[owner[node]];
+        const int source = graph.col[e];
+        if (owner[source] == owner[node]) continue;
+        ++cut;
+        travels.emplace(owner[source], owner[node], source);
+      }
+    }
+    EXPECT_EQ(cost.edge_cut * 2, cut);
+    EXPECT_EQ(cost.nodes, nodes);
+    EXPECT_EQ(cost.users, users);
+    EXPECT_EQ(cost.entries, entries);
+    for (int from = 0; from < parts; ++from) {
+      for (int to = 0; to < parts; ++to) {
+        EXPECT_EQ(cost.rows[from][to], std::count_if(travels.begin(), travels.end(), [&](auto& t) {
+                    return std::get<0>(t) == from && std::get<1>(t) == to;
+                  }));
+      }
+    }
+    for (int to = 0; to < parts; ++to) {
+      std::int64_t received = 0;
+      for (int from = 0; from < parts; ++from) received += cost.rows[from][to];
+      EXPECT_EQ(cost.halo_rows[to], received);
+    }
+  }
+}
+
+TEST_F(PartitionTest, MetisFindsCommunitiesAndBalancesNodesAndEdges) {
+  const BipartiteGraph graph = planted_graph(2000, 1000, 24000, 8);
+  for (const int parts : {2, 4, 8}) {
+    const PartitionConfig config{.parts = parts};
+    const PartitionCost metis = partition_cost(graph, partition_nodes(graph, config), parts);
+    const PartitionCost random = partition_cost(graph, divide(graph, "random", parts), parts);
+    EXPECT_EQ(sum(metis.nodes), graph.nodes);
+    EXPECT_EQ(sum(metis.entries), 2 * graph.edges());
+    EXPECT_LT(static_cast<double>(metis.edge_cut), 0.5 * static_cast<double>(random.edge_cut));
+    EXPECT_LT(most(metis.halo_rows), most(random.halo_rows));
+    EXPECT_LT(static_cast<double>(most(metis.nodes) * parts),
+              1.1 * static_cast<double>(graph.nodes));
+    EXPECT_LT(static_cast<double>(most(metis.entries) * parts),
+              1.1 * 2 * static_cast<double>(graph.edges()));
+  }
+}
+
+TEST_F(PartitionTest, SameSeedSameParts) {
+  const BipartiteGraph graph = planted_graph(400, 200, 4000, 4);
+  for (const char* method : {"metis", "random"}) {
+    const PartitionConfig config{.parts = 3, .method = method, .seed = 7};
+    EXPECT_EQ(partition_nodes(graph, config), partition_nodes(graph, config)) << method;
+    PartitionConfig other = config;
+    other.seed = 8;
+    EXPECT_NE(partition_nodes(graph, config), partition_nodes(graph, other)) << method;
+  }
+}
+
+TEST_F(PartitionTest, NodesWithoutEdgesAreDealtEvenly) {
+  const BipartiteGraph graph = build_graph(100, 50, {{0, 100, 0}, {1, 101, 0}});
+  for (const char* method : {"metis", "random"}) {
+    const PartitionConfig config{.parts = 4, .method = method};
+    const PartitionCost cost = partition_cost(graph, partition_nodes(graph, config), 4);
+    EXPECT_LE(most(cost.nodes), 38) << method;
+  }
+  const BipartiteGraph none = build_graph(5, 5, {});
+  EXPECT_EQ(most(partition_cost(none, partition_nodes(none, {.parts = 5}), 5).nodes), 2);
+}
+
+TEST_F(PartitionTest, AsManyPartsAsNodesIsLegalMoreIsAnError) {
+  const BipartiteGraph graph = planted_graph(6, 4, 15, 2);
+  for (const char* method : {"metis", "random"}) {
+    for (int parts = 1; parts <= 10; ++parts) {
+      const auto owner = partition_nodes(graph, {.parts = parts, .method = method});
+      EXPECT_EQ(sum(partition_cost(graph, owner, parts).nodes), 10);
+    }
+    EXPECT_THROW(partition_nodes(graph, {.parts = 11, .method = method}), ConfigError);
+  }
+  EXPECT_THROW(partition_nodes(graph, {.parts = 0}), ConfigError);
+  EXPECT_THROW(partition_nodes(graph, {.parts = 2, .method = "metiss"}), ConfigError);
+  EXPECT_THROW(partition_nodes(graph, {.parts = 2, .max_degree = -1}), ConfigError);
+}
+
+TEST_F(PartitionTest, MaxDegreeStillFindsCommunities) {
+  const BipartiteGraph graph = planted_graph(2000, 1000, 24000, 4);
+  const PartitionConfig config{.parts = 4, .max_degree = 4};
+  const auto owner = partition_nodes(graph, config);
+  const PartitionCost thin = partition_cost(graph, owner, 4);
+  const PartitionCost random = partition_cost(graph, divide(graph, "random", 4), 4);
+  EXPECT_EQ(sum(thin.nodes), graph.nodes);
+  EXPECT_LT(thin.edge_cut, random.edge_cut / 2);
+  EXPECT_NE(owner, partition_nodes(graph, {.parts = 4}));
+}
+
+TEST_F(PartitionTest, OwnersAreChecked) {
+  const BipartiteGraph graph = planted_graph(6, 4, 15, 2);
+  EXPECT_THROW(partition_cost(graph, std::vector<std::int32_t>(9, 0), 2), DataError);
+  EXPECT_THROW(partition_cost(graph, std::vector<std::int32_t>(10, 2), 2), DataError);
+  EXPECT_THROW(partition_cost(graph, std::vector<std::int32_t>(10, -1), 2), DataError);
+}
+
+TEST_F(PartitionTest, DirectoryHoldsShardsAndTheReport) {
+  const PlantedDataset planted({.users = 300, .items = 200, .interactions = 6000});
+  const Dataset& dataset = planted.dataset();
+  const PartitionConfig config{.parts = 3};
+  const nlohmann::json report = write_partition(dataset, config);
+  const auto directory = partition_directory(dataset, 3);
+  EXPECT_EQ(directory, dataset.directory() / "partition-3");
+  EXPECT_EQ(read_json(directory / "partition.json"), report);
+  for (const char* name :
+       {"part-00000.safetensors", "part-00001.safetensors", "part-00002.safetensors"}) {
+    EXPECT_TRUE(std::filesystem::exists(directory / name)) << name;
+  }
+  const auto files = std::distance(std::filesystem::directory_iterator(directory), {});
+  EXPECT_EQ(files, 4);
+
+  const BipartiteGraph graph = build_training_graph(dataset, CutRule(dataset, CutKind::window, 8));
+  const PartitionCost cost = partition_cost(graph, partition_nodes(graph, config), 3);
+  EXPECT_EQ(report.at("parts"), 3);
+  EXPECT_EQ(report.at("nodes"), dataset.nodes());
+  EXPECT_EQ(report.at("edges"), graph.edges());
+  EXPECT_EQ(report.at("seed"), 1);
+  EXPECT_EQ(report.at("edge_cut"), cost.edge_cut);
+  EXPECT_GT(report.at("edge_cut_random"), cost.edge_cut);
+  EXPECT_EQ(report.at("halo_rows"), cost.halo_rows);
+  EXPECT_EQ(report.at("halo_rows_random").size(), 3u);
+  EXPECT_EQ(report.at("users"), cost.users);
+  EXPECT_EQ(sum(report.at("edges_per_part")), 2 * graph.edges());
+  for (int from = 0; from < 3; ++from) {
+    for (int to = 0; to < 3; ++to) {
+      EXPECT_EQ(report.at("bytes_per_layer")[from][to], 32 * cost.rows[from][to]);
+    }
+  }
+  EXPECT_GT(report.at("seconds"), 0);
+  EXPECT_GT(report.at("peak_memory_bytes"), 1 << 20);
+  EXPECT_EQ(report.at("dataset_fingerprint"), dataset.fingerprint());
+  EXPECT_EQ(report.at("options").at("cut"), "window");  // what auto means under a time split
+}
+
+TEST_F(PartitionTest, AutoCutFollowsTheSplit) {
+  const PlantedDataset planted({.split = "user-time"});
+  const auto report = write_partition(planted.dataset(), {.parts = 2});
+  EXPECT_EQ(report.at("options").at("cut"), "fold");
+  EXPECT_EQ(report.at("cut").at("groups"), 8);
+}
+
+TEST_F(PartitionTest, IsCurrentOnlyForThisDatasetAndThisCut) {
+  const PlantedDataset planted(Planted{}), other(Planted{.seed = 2});
+  const Dataset& dataset = planted.dataset();
+  const PartitionConfig config{.parts = 2};
+  EXPECT_FALSE(partition_is_current(dataset, config));
+  write_partition(dataset, config);
+  EXPECT_TRUE(partition_is_current(dataset, config));
+  EXPECT_TRUE(partition_is_current(dataset, {.parts = 2, .method = "random", .seed = 9}));
+  EXPECT_TRUE(partition_is_current(dataset, {.parts = 2, .cut = "window"}));
+  EXPECT_FALSE(partition_is_current(dataset, {.parts = 3}));
+  EXPECT_FALSE(partition_is_current(dataset, {.parts = 2, .cut = "fold"}));
+  EXPECT_FALSE(partition_is_current(dataset, {.parts = 2, .groups = 4}));
+  std::filesystem::copy(partition_directory(dataset, 2), partition_directory(other.dataset(), 2));
+  EXPECT_FALSE(partition_is_current(other.dataset(), config));
+
+  for (const char* text : {"", "{", "[]", "{}", R"({"format_version":1,"parts":2})", "\xff\xfe"}) {
+    write_file(partition_directory(dataset, 2) / "partition.json", text);
+    EXPECT_THROW(partition_is_current(dataset, config), DataError) << text;
+  }
+  std::filesystem::remove(partition_directory(dataset, 2) / "partition.json");
+  EXPECT_THROW(partition_is_current(dataset, config), DataError);
+}
+
+TEST_F(PartitionTest, MorePartsThanNodesLeavesNothingBehind) {
+  const PlantedDataset planted(Planted{});
+  const auto nodes = planted.dataset().nodes();
+  EXPECT_THROW(write_partition(planted.dataset(), {.parts = nodes + 1}), ConfigError);
+  EXPECT_FALSE(
+      std::filesystem::exists(partition_directory(planted.dataset(), static_cast<int>(nodes) + 1)));
+}
+
+TEST_F(PartitionTest, WarnsWhenMetisIsNoBetterThanRandom) {
+  // Everyone bought everything: any two parts need all of each other's rows.
+  RawRatings raw;
+  for (int user = 0; user < 40; ++user) {
+    for (int item = 0; item < 40; ++item) {
+      raw.add("u" + std::to_string(user), "i" + std::to_string(item), 5, user * 40 + item);
+    }
+  }
+  const TemporaryDirectory directory;
+  PrepareConfig prepare;
+  prepare.split.rule = "user-time";
+  write_dataset(directory / "dataset", std::move(raw), prepare);
+  const Dataset dataset(directory / "dataset");
+  {
+    const CapturedLog log;
+    write_partition(dataset, {.parts = 2});
+    EXPECT_NE(log.text().find("no smaller than a random partition's"), std::string::npos)
+        << log.text();
+  }
+  const PlantedDataset planted({.users = 300, .items = 200, .interactions = 6000});
+  const CapturedLog log;
+  write_partition(planted.dataset(), {.parts = 2});
+  EXPECT_EQ(log.text().find("no smaller"), std::string::npos) << log.text();
+}
+
+TEST(Partition, EnsureBuildsOnRankZeroWhatIsMissingOrCutOtherwise) {
+  const SharedDirectory directory;
+  if (world().rank() == 0) write_dataset(directory.path() / "dataset", planted_ratings({}), {});
+  world().barrier();
+  const Dataset dataset(directory.path() / "dataset");
+  PartitionConfig config{.parts = world().size()};
+  const auto json = partition_directory(dataset, world().size()) / "partition.json";
+  const auto written = [&] {
+    world().barrier();
+    const auto time = std::filesystem::last_write_time(json);
+    world().barrier();
+    return time;
+  };
+  ensure_partition(job(), dataset, config);
+  EXPECT_TRUE(partition_is_current(dataset, config));
+  const auto first = written();
+  ensure_partition(job(), dataset, config);
+  EXPECT_EQ(written(), first);  // reused
+  config.cut = "fold";
+  ensure_partition(job(), dataset, config);
+  EXPECT_NE(written(), first);
+  EXPECT_TRUE(partition_is_current(dataset, config));
+
+  config.parts = world().size() + 1;  // an error of rank 0 reaches every rank
+  EXPECT_THROW(ensure_partition(job(), dataset, config), AgreedError);
+}
+
+}  // namespace
+}  // namespace graphlora
