@@ -129,6 +129,28 @@ std::string trimmed(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
+/// Paragraphs broken into lines of the terminal's width.
+std::string wrapped(const std::string& text) {
+  std::istringstream paragraphs(text);
+  std::string out;
+  for (std::string paragraph; std::getline(paragraphs, paragraph);) {
+    std::istringstream words(paragraph);
+    std::size_t column = 0;
+    for (std::string word; words >> word; column += word.size()) {
+      if (column > 0 && column + 1 + word.size() > kHelpWidth) {
+        out += '\n';
+        column = 0;
+      } else if (column > 0) {
+        out += ' ';
+        ++column;
+      }
+      out += word;
+    }
+    out += '\n';
+  }
+  return out;
+}
+
 /// Text inside a Markdown table cell.
 std::string cell(const std::string& text) {
   std::string out;
@@ -380,7 +402,7 @@ std::string OptionTable::usage() const {
 std::string OptionTable::help() const {
   std::ostringstream out;
   out << summary_ << ".\n\nUsage: " << usage() << "\n";
-  if (!description_.empty()) out << "\n" << description_ << "\n";
+  if (!description_.empty()) out << "\n" << wrapped(description_);
   if (!examples_.empty()) {
     out << "\nExamples:\n";
     for (const auto& [command_line, explanation] : examples_)
@@ -428,7 +450,7 @@ std::string OptionTable::markdown(const std::string& without_group) const {
     out += "```\n";
   }
   for (const std::string& group : groups())
-    if (group != without_group) out += "\n" + markdown_group(group);
+    if (group != without_group) out.append("\n").append(markdown_group(group));
   return out;
 }
 

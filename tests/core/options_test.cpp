@@ -19,7 +19,9 @@ struct Values {
   std::vector<std::int64_t> layers{15};
 
   OptionTable table() {
-    OptionTable table("train", "Trains adapters", "Reads a dataset and a model.");
+    OptionTable table("train", "Trains adapters",
+                      "Reads a dataset and a model, and writes what it has learned to a directory "
+                      "of its own, one step after the other, until it has done them all.\nSecond.");
     table.example("graphlora train --data run/dataset", "the simplest use")
         .add_required("Input", "data", &data, "DIR: dataset written by prepare")
         .add("Run", "steps", &steps, "optimizer steps", in_range(steps, 0, 1000000))
@@ -261,6 +263,7 @@ TEST(Options, HelpAndMarkdownNameEveryOption) {
   }
   EXPECT_NE(help.find("Usage: graphlora train --data DIR [options]"), std::string::npos) << help;
   EXPECT_NE(help.find("  graphlora train --data run/dataset\n"), std::string::npos);
+  EXPECT_NE(help.find("until it has\ndone them all.\nSecond.\n"), std::string::npos) << help;
   EXPECT_NE(help.find("(default q_proj,v_proj)"), std::string::npos);
   std::istringstream lines(help);
   for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 102u) << line;
