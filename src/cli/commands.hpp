@@ -38,6 +38,21 @@ struct Command {
   OptionTable (*describe)();
 };
 
+int run_prepare(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_prepare();
+int run_partition(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_partition();
+int run_pretrain(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_pretrain();
+int run_train(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_train();
+int run_evaluate(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_evaluate();
+int run_export(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_export();
+int run_inspect(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_inspect();
+
 /// All commands, in the order in which a user needs them.
 std::span<const Command> commands();
 
