@@ -1,0 +1,202 @@
+// The program as a user meets it: help, versions, and what it says to wrong flags.
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "cli/commands.hpp"
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "support/process.hpp"
+
+namespace graphlora {
+namespace {
+
+using test::error_lines;
+using test::ProcessResult;
+using test::run_process;
+
+ProcessResult graphlora_run(std::vector<std::string> words) {
+  words.insert(words.begin(), GRAPHLORA_BINARY);
+  return run_process(words);
+}
+
+/// Exit code 2 and one line of error that contains each of `parts`.
+void expect_usage_error(const std::vector<std::string>& words,
+                        const std::vector<std::string>& parts) {
+  const ProcessResult result = graphlora_run(words);
+  const std::string command = testing::PrintToString(words);
+  EXPECT_EQ(result.code, 2) << command << result.err;
+  EXPECT_EQ(result.out, "") << command;
+  const auto errors = error_lines(result.err);
+  ASSERT_EQ(errors.size(), 1u) << command << result.err;
+  EXPECT_EQ(result.err, errors[0] + "\n") << command;
+  for (const std::string& part : parts) {
+    EXPECT_NE(errors[0].find(part), std::string::npos) << command << ": " << errors[0];
+  }
+}
+
+/// Flags that satisfy a command's required options; none of the files exist.
+std::vector<std::string> required_flags(const Command& command) {
+  std::vector<std::string> flags{command.name};
+  const OptionTable table = command.describe();
+  std::istringstream lines(table.markdown());
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("| *required* |") == std::string::npos) continue;
+    const auto begin = line.find("--"), end = line.find('`', begin);
+    const std::string name = line.substr(begin, end - begin);
+    flags.push_back(name);
+    flags.push_back(name == "--parts" ? "2" : name == "--format" ? "csv" : "/nonexistent/path");
+  }
+  return flags;
+}
+
+std::vector<std::string> with(std::vector<std::string> flags,
+                              const std::vector<std::string>& more) {
+  flags.insert(flags.end(), more.begin(), more.end());
+  return flags;
+}
+
+TEST(Usage, OverviewNamesEveryCommand) {
+  for (const std::vector<std::string>& words : {std::vector<std::string>{}, {"--help"}}) {
+    const ProcessResult result = graphlora_run(words);
+    EXPECT_EQ(result.code, 0);
+    EXPECT_EQ(result.err, "");
+    for (const Command& command : commands()) {
+      EXPECT_NE(result.out.find(fmt::format("\n  {} ", command.name)), std::string::npos);
+      EXPECT_NE(result.out.find(command.describe().summary()), std::string::npos);
+    }
+  }
+}
+
+TEST(Usage, VersionNamesTheLibraries) {
+  const ProcessResult result = graphlora_run({"--version"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.err, "");
+  EXPECT_EQ(result.out.find("graphlora " GRAPHLORA_VERSION), 0u);
+  for (const char* library : {"LibTorch 2", "MPI ", "METIS    5"}) {
+    EXPECT_NE(result.out.find(library), std::string::npos) << result.out;
+  }
+}
+
+TEST(Usage, HelpOfEveryCommandExplainsEveryOption) {
+  for (const Command& command : commands()) {
+    const ProcessResult result = graphlora_run({command.name, "--help"});
+    EXPECT_EQ(result.code, 0) << command.name;
+    EXPECT_EQ(result.err, "") << command.name;
+    EXPECT_NE(result.out.find("Examples:\n"), std::string::npos) << command.name;
+    EXPECT_NE(result.out.find(fmt::format("\n  graphlora {}", command.name)), std::string::npos)
+        << command.name << ": no example of its own";
+    const OptionTable table = command.describe();
+    for (const auto& [name, value] : table.values()) {
+      EXPECT_NE(result.out.find("--" + name + " "), std::string::npos)
+          << command.name << " --" << name;
+    }
+    std::istringstream lines(table.markdown());
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("| `--")) EXPECT_FALSE(line.ends_with("|  |")) << line;
+    }
+  }
+}
+
+TEST(Usage, EveryCommandHasTheCommonOptions) {
+  for (const Command& command : commands()) {
+    const std::string help = command.describe().help();
+    for (const char* name :
+         {"--seed", "--device", "--comm", "--precision", "--threads", "--config"}) {
+      EXPECT_NE(help.find(name), std::string::npos) << command.name << " " << name;
+    }
+  }
+}
+
+TEST(Usage, HelpStartsWithinHalfASecond) {
+  double fastest = 1e9;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    fastest = std::min(fastest, graphlora_run({"--help"}).seconds);
+  }
+  EXPECT_LT(fastest, 0.5);
+}
+
+TEST(Usage, UnknownCommandNamesTheNearest) {
+  expect_usage_error({"trian"}, {"unknown command 'trian'", "the nearest is train"});
+  expect_usage_error({"--trian"}, {"unknown command '--trian'", "the nearest is train"});
+  expect_usage_error({"evalute", "--help"}, {"the nearest is evaluate"});
+  expect_usage_error({""}, {"unknown command ''"});
+  expect_usage_error({"two\nlines"}, {"unknown command 'two lines'"});
+}
+
+TEST(Usage, WrongFlagsOfEveryCommand) {
+  for (const Command& command : commands()) {
+    const auto flags = required_flags(command);
+    if (flags.size() > 1) expect_usage_error({command.name}, {"is required"});
+    expect_usage_error(with(flags, {"--precison", "fp32"}),
+                       {"unknown flag --precison", "nearest is --precision"});
+    expect_usage_error(with(flags, {"--prec", "fp32"}), {"unknown flag --prec"});
+    expect_usage_error(with(flags, {"--seed", "1", "--seed", "2"}), {"--seed is given twice"});
+    expect_usage_error(with(flags, {"--seed", "-1"}), {"--seed: must be at least 0, got -1"});
+    expect_usage_error(with(flags, {"--seed", "x"}), {"--seed: expected a whole number, got 'x'"});
+    expect_usage_error(with(flags, {"--threads", "1000000"}), {"--threads: must be between"});
+    expect_usage_error(with(flags, {"--precision", "fp16"}), {"--precision: must be one of bf16"});
+    expect_usage_error(with(flags, {"--device", "gpu"}), {"--device: must be one of auto"});
+    expect_usage_error(with(flags, {"--device", "cuda"}), {"--device: ", "use auto or cpu"});
+    expect_usage_error(with(flags, {"--comm", "nccl"}), {"--comm: nccl is not supported yet"});
+    expect_usage_error(with(flags, {"--seed"}), {"--seed"});
+    expect_usage_error(with(flags, {"unexpected", "words"}), {"unexpected argument"});
+  }
+}
+
+TEST(Usage, IniFilesOfEveryCommand) {
+  const TemporaryDirectory directory;
+  const std::string path = directory / "x.ini";
+  for (const Command& command : commands()) {
+    const auto flags = with(required_flags(command), {"--config", path});
+    directory.write("x.ini", "seed = 3\n\nthreds = 2\n");
+    expect_usage_error(flags, {path + ":3: unknown option threds", "nearest is threads"});
+    directory.write("x.ini", "seed = 3\nseed = 4\n");
+    expect_usage_error(flags, {path + ":2: seed is given twice"});
+    directory.write("x.ini", "[lora]\nseed = 3\n");
+    expect_usage_error(flags, {path + ":2: ", "stands above the first section"});
+    directory.write("x.ini", "precision = fp16\n");
+    expect_usage_error(flags, {path + ":1: precision: must be one of"});
+    directory.write("x.ini", "nonsense\n");
+    expect_usage_error(flags, {path + ":1: expected key = value"});
+  }
+  for (const Command& command : commands()) {
+    expect_usage_error(with(required_flags(command), {"--config", "/nonexistent.ini"}),
+                       {"--config: /nonexistent.ini"});
+  }
+}
+
+TEST(Usage, FlagsWinOverTheIniFile) {
+  const TemporaryDirectory directory;
+  const std::string path =
+      directory.write("x.ini", "data = /nonexistent/from-file\nprecision = fp16\n");
+  const ProcessResult from_file =
+      graphlora_run({"partition", "--parts", "1", "--config", path, "--precision", "fp32"});
+  EXPECT_EQ(from_file.code, 3) << from_file.err;
+  EXPECT_NE(from_file.err.find("/nonexistent/from-file"), std::string::npos) << from_file.err;
+  const ProcessResult from_flag =
+      graphlora_run({"partition", "--parts", "1", "--config", path, "--precision", "fp32", "--data",
+                     "/nonexistent/from-flag"});
+  EXPECT_EQ(from_flag.code, 3);
+  EXPECT_NE(from_flag.err.find("/nonexistent/from-flag"), std::string::npos) << from_flag.err;
+}
+
+TEST(Usage, UnderMpirunAnErrorIsPrintedOnce) {
+  const ProcessResult result =
+      run_process({MPIEXEC, "--oversubscribe", "--bind-to", "none", "-np", "2", GRAPHLORA_BINARY,
+                   "partition", "--data", "x", "--parts", "2", "--sede", "1"});
+  EXPECT_EQ(result.code, 2) << result.err;
+  const auto errors = error_lines(result.err);
+  ASSERT_EQ(errors.size(), 1u) << result.err;
+  EXPECT_NE(errors[0].find("the nearest is --seed"), std::string::npos) << errors[0];
+}
+
+TEST(Usage, ConfigurationDocumentIsUpToDate) {
+  const ProcessResult result = graphlora_run({"options", "--markdown"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_TRUE(result.out == read_file("docs/configuration.md"))
+      << "run: build/release/graphlora options --markdown > docs/configuration.md";
+}
+
+}  // namespace
+}  // namespace graphlora
