@@ -97,8 +97,8 @@ const char* default_placeholder(const OptionTable::Target& target) {
                         [](const std::int64_t*) { return "N"; },
                         [](const double*) { return "X"; },
                         [](const std::string*) { return "TEXT"; },
-                        [](const std::vector<std::string>*) { return "A,B,…"; },
-                        [](const std::vector<std::int64_t>*) { return "N,N,…"; },
+                        [](const std::vector<std::string>*) { return "LIST"; },
+                        [](const std::vector<std::int64_t>*) { return "LIST"; },
                     },
                     target);
 }
@@ -412,13 +412,17 @@ std::string OptionTable::help() const {
     po::options_description section(group, kHelpWidth, kHelpWidth * 3 / 5);
     for (const Option& option : options_) {
       if (option.group != group) continue;
-      auto* value = po::value<std::string>();
-      value->value_name(is_switch(option.target) ? "" : option.placeholder);
       std::string text = option.help;
       if (!option.default_text.empty() && !option.required)
         text += fmt::format(" (default {})", option.default_text);
       if (option.required) text += " (required)";
-      section.add_options()(option.name.c_str(), value, text.c_str());
+      if (is_switch(option.target)) {
+        section.add_options()(option.name.c_str(), text.c_str());
+      } else {
+        auto* value = po::value<std::string>();
+        value->value_name(option.placeholder);
+        section.add_options()(option.name.c_str(), value, text.c_str());
+      }
     }
     out << "\n" << section;
   }

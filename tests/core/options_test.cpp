@@ -263,7 +263,10 @@ TEST(Options, HelpAndMarkdownNameEveryOption) {
   }
   EXPECT_NE(help.find("Usage: graphlora train --data DIR [options]"), std::string::npos) << help;
   EXPECT_NE(help.find("  graphlora train --data run/dataset\n"), std::string::npos);
-  EXPECT_NE(help.find("until it has\ndone them all.\nSecond.\n"), std::string::npos) << help;
+  EXPECT_NE(help.find("one step\nafter the other, until it has done them all.\nSecond.\n"),
+            std::string::npos)
+      << help;
+  EXPECT_NE(help.find("  --resume  "), std::string::npos) << help;
   EXPECT_NE(help.find("(default q_proj,v_proj)"), std::string::npos);
   std::istringstream lines(help);
   for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 102u) << line;
