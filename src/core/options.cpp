@@ -129,11 +129,15 @@ std::string trimmed(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
-/// Paragraphs broken into lines of the terminal's width.
+/// Paragraphs broken into lines of the terminal's width; indented lines stay as they are.
 std::string wrapped(const std::string& text) {
   std::istringstream paragraphs(text);
   std::string out;
   for (std::string paragraph; std::getline(paragraphs, paragraph);) {
+    if (paragraph.starts_with(' ')) {
+      out += paragraph + '\n';
+      continue;
+    }
     std::istringstream words(paragraph);
     std::size_t column = 0;
     for (std::string word; words >> word; column += word.size()) {
