@@ -1,5 +1,6 @@
 // Damaged files of every kind through the real program: one line of error that names the file (and
 // line, tensor or key), exit code 2 or 3, nothing left behind, no crash.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -99,13 +100,6 @@ void put(const fs::path& path, const std::string& contents) {
 
 void cut(const fs::path& path, std::size_t bytes) { fs::resize_file(path, bytes); }
 void halve(const fs::path& path) { cut(path, fs::file_size(path) / 2); }
-
-void replace_text(const fs::path& path, const std::string& from, const std::string& to) {
-  std::string text = read_file(path);
-  const auto at = text.find(from);
-  if (at == std::string::npos) throw std::runtime_error(path.string() + " lacks " + from);
-  put(path, text.replace(at, from.size(), to));
-}
 
 void edit_json(const fs::path& path, const std::function<void(nlohmann::json&)>& edit) {
   nlohmann::json json = read_json(path);

@@ -45,7 +45,10 @@ std::vector<std::string> required_flags(const Command& command) {
     const auto begin = line.find("--"), end = line.find('`', begin);
     const std::string name = line.substr(begin, end - begin);
     flags.push_back(name);
-    flags.push_back(name == "--parts" ? "2" : name == "--format" ? "csv" : "/nonexistent/path");
+    flags.push_back(name == "--parts"    ? "2"
+                    : name == "--format" ? "csv"
+                    : name == "--what"   ? "adapter"
+                                         : "/nonexistent/path");
   }
   return flags;
 }
@@ -93,7 +96,7 @@ TEST(Usage, HelpOfEveryCommandExplainsEveryOption) {
     }
     std::istringstream lines(table.markdown());
     for (std::string line; std::getline(lines, line);) {
-      if (line.starts_with("| `--")) EXPECT_FALSE(line.ends_with("|  |")) << line;
+      EXPECT_FALSE(line.starts_with("| `--") && line.ends_with("|  |")) << line;
     }
   }
 }
@@ -124,23 +127,43 @@ TEST(Usage, UnknownCommandNamesTheNearest) {
   expect_usage_error({"two\nlines"}, {"unknown command 'two lines'"});
 }
 
+/// As expect_usage_error for words that begin with a command, without a process: the program's
+/// first act with them is to parse them.
+void expect_parse_error(const Command& command, const std::vector<std::string>& flags,
+                        const std::vector<std::string>& parts) {
+  const std::vector<std::string> arguments(flags.begin() + 1, flags.end());
+  const std::string all = command.name + testing::PrintToString(arguments);
+  try {
+    command.describe().parse(arguments);
+    ADD_FAILURE() << all << ": accepted";
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    for (const std::string& part : parts) {
+      EXPECT_NE(message.find(part), std::string::npos) << all << ": " << message;
+    }
+  }
+}
+
 TEST(Usage, WrongFlagsOfEveryCommand) {
   for (const Command& command : commands()) {
     const auto flags = required_flags(command);
-    if (flags.size() > 1) expect_usage_error({command.name}, {"is required"});
     expect_usage_error(with(flags, {"--precison", "fp32"}),
                        {"unknown flag --precison", "nearest is --precision"});
-    expect_usage_error(with(flags, {"--prec", "fp32"}), {"unknown flag --prec"});
-    expect_usage_error(with(flags, {"--seed", "1", "--seed", "2"}), {"--seed is given twice"});
-    expect_usage_error(with(flags, {"--seed", "-1"}), {"--seed: must be at least 0, got -1"});
-    expect_usage_error(with(flags, {"--seed", "x"}), {"--seed: expected a whole number, got 'x'"});
-    expect_usage_error(with(flags, {"--threads", "1000000"}), {"--threads: must be between"});
-    expect_usage_error(with(flags, {"--precision", "fp16"}), {"--precision: must be one of bf16"});
-    expect_usage_error(with(flags, {"--device", "gpu"}), {"--device: must be one of auto"});
-    expect_usage_error(with(flags, {"--device", "cuda"}), {"--device: ", "use auto or cpu"});
-    expect_usage_error(with(flags, {"--comm", "nccl"}), {"--comm: nccl is not supported yet"});
-    expect_usage_error(with(flags, {"--seed"}), {"--seed"});
-    expect_usage_error(with(flags, {"unexpected", "words"}), {"unexpected argument"});
+    if (flags.size() > 1) expect_parse_error(command, {command.name}, {"is required"});
+    const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
+        {{"--prec", "fp32"}, "unknown flag --prec of"},
+        {{"--seed", "1", "--seed", "2"}, "--seed is given twice"},
+        {{"--seed", "-1"}, "--seed: must be at least 0, got -1"},
+        {{"--seed", "x"}, "--seed: expected a whole number, got 'x'"},
+        {{"--threads", "1000000"}, "--threads: must be between"},
+        {{"--precision", "fp16"}, "--precision: must be one of bf16"},
+        {{"--device", "gpu"}, "--device: must be one of auto"},
+        {{"--device", "cuda"}, "use auto or cpu"},
+        {{"--comm", "nccl"}, "--comm: nccl is not supported yet"},
+        {{"--seed"}, "--seed"},
+        {{"unexpected", "words"}, "unexpected argument"}};
+    for (const auto& [more, part] : cases) expect_parse_error(command, with(flags, more), {part});
   }
 }
 
@@ -151,17 +174,17 @@ TEST(Usage, IniFilesOfEveryCommand) {
     const auto flags = with(required_flags(command), {"--config", path});
     directory.write("x.ini", "seed = 3\n\nthreds = 2\n");
     expect_usage_error(flags, {path + ":3: unknown option threds", "nearest is threads"});
-    directory.write("x.ini", "seed = 3\nseed = 4\n");
-    expect_usage_error(flags, {path + ":2: seed is given twice"});
-    directory.write("x.ini", "[lora]\nseed = 3\n");
-    expect_usage_error(flags, {path + ":2: ", "stands above the first section"});
-    directory.write("x.ini", "precision = fp16\n");
-    expect_usage_error(flags, {path + ":1: precision: must be one of"});
-    directory.write("x.ini", "nonsense\n");
-    expect_usage_error(flags, {path + ":1: expected key = value"});
-  }
-  for (const Command& command : commands()) {
-    expect_usage_error(with(required_flags(command), {"--config", "/nonexistent.ini"}),
+    const std::vector<std::pair<std::string, std::string>> cases{
+        {"seed = 3\nseed = 4\n", ":2: seed is given twice"},
+        {"[lora]\nseed = 3\n",
+         ":2: unknown option lora.seed; 'seed' stands above the first section"},
+        {"precision = fp16\n", ":1: precision: must be one of"},
+        {"nonsense\n", ":1: expected key = value"}};
+    for (const auto& [text, part] : cases) {
+      directory.write("x.ini", text);
+      expect_parse_error(command, flags, {path + part});
+    }
+    expect_parse_error(command, with(required_flags(command), {"--config", "/nonexistent.ini"}),
                        {"--config: /nonexistent.ini"});
   }
 }
