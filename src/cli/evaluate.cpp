@@ -3,7 +3,6 @@
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
-#include "core/file.hpp"
 #include "train/checkpoint_model.hpp"
 #include "train/embedding_store.hpp"
 #include "train/evaluate.hpp"
@@ -92,13 +91,9 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   } else {
     EmbeddingTable table;
     job.agree([&] {
-      const std::filesystem::path source = options.pretrained;
-      if (read_json(source / "pretrain.json").value("dataset_fingerprint", "") !=
-          dataset.fingerprint()) {
-        throw DataError("{}: was pretrained on another dataset than {}",
-                        (source / "pretrain.json").string(), options.data);
-      }
-      table = read_embeddings(source, workspace.shard->owned(), dataset.nodes(), at::kFloat);
+      check_pretrained(options.pretrained, dataset);
+      table = read_embeddings(options.pretrained, workspace.shard->owned(), dataset.nodes(),
+                              at::kFloat);
     });
     scores = score_by_embeddings(workspace.world(), dataset, *workspace.map, table, rows);
   }

@@ -1,9 +1,9 @@
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
-#include "core/file.hpp"
 #include "core/log.hpp"
 #include "train/embedding_store.hpp"
+#include "train/pretrain.hpp"
 #include "train/trainer.hpp"
 
 namespace graphlora {
@@ -237,13 +237,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
       source = checkpoint->directory();
       bias_columns = checkpoint->bias_columns();
     } else {
-      const nlohmann::json about = read_json(source / "pretrain.json");
-      if (about.value("dataset_fingerprint", "") != workspace.dataset->fingerprint()) {
-        throw DataError(
-            "{}: was pretrained on another dataset than {}; run graphlora pretrain on it",
-            (source / "pretrain.json").string(), options.data);
-      }
-      bias_columns = about.value("bias", false);
+      bias_columns = check_pretrained(source, *workspace.dataset);
     }
     table = read_embeddings(source, workspace.shard->owned(), workspace.dataset->nodes(),
                             Precision::parse(model_config.precision).parameter);

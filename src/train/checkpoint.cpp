@@ -251,7 +251,19 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
                       kCheckpointFormat);
     }
     state();
-    for (const auto& [name, about] : manifest_.at("files").items()) {
+    for (const char* part : {"model", "sampler", "dataset", "base_model", "files"}) {
+      if (!manifest_.at(part).is_object())
+        throw DataError("{}: its {} is not an object", manifest.string(), part);
+    }
+    for (const char* number : {"seed", "batch_size", "block", "max_train_examples", "groups"})
+      manifest_["sampler"].at(number).get<std::int64_t>();
+    manifest_["sampler"].at("cut").get<std::string>();
+    manifest_["dataset"].at("fingerprint").get<std::string>();
+    manifest_["base_model"].at("fingerprint").get<std::string>();
+    manifest_["base_model"].at("path").get<std::string>();
+    manifest_.at("templates").get<std::string>();
+    manifest_.at("bias_columns").get<bool>();
+    for (const auto& [name, about] : manifest_["files"].items()) {
       const fs::path file = directory_ / name;
       const auto bytes = about.at("bytes").get<std::uint64_t>();
       std::error_code error;

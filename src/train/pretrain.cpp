@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/precision.hpp"
 #include "core/progress.hpp"
@@ -340,6 +341,21 @@ PretrainResult pretrain(Job& job, const Dataset& dataset, const at::Tensor& owne
   return Precision::parse(config.precision).parameter == at::kDouble
              ? pretrain_in<double>(job, dataset, owned, map, config)
              : pretrain_in<float>(job, dataset, owned, map, config);
+}
+
+bool check_pretrained(const std::filesystem::path& directory, const Dataset& dataset) {
+  const std::filesystem::path path = directory / "pretrain.json";
+  const nlohmann::json about = read_json(path);
+  try {
+    if (about.at("dataset_fingerprint").get<std::string>() != dataset.fingerprint()) {
+      throw DataError("{}: was pretrained on another dataset than {}; run graphlora pretrain on it",
+                      path.string(), dataset.directory().string());
+    }
+    return about.at("bias").get<bool>();
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError("{}: is damaged ({}); run graphlora pretrain again", path.string(),
+                    error.what());
+  }
 }
 
 std::vector<float> score_by_embeddings(Communicator& world, const Dataset& dataset,

@@ -48,6 +48,10 @@ struct PretrainResult {
 PretrainResult pretrain(Job& job, const Dataset& dataset, const at::Tensor& owned,
                         const NodeMap& map, const PretrainConfig& config);
 
+/// Reads DIRECTORY/pretrain.json and returns whether the last two columns of E are bias columns.
+/// Throws DataError if it is damaged or of another dataset. Local.
+bool check_pretrained(const std::filesystem::path& directory, const Dataset& dataset);
+
 /// E_u·E_v for each of `rows` (indices into the dataset), scores in fp32, in that order on every
 /// rank. Collective.
 std::vector<float> score_by_embeddings(Communicator& world, const Dataset& dataset,

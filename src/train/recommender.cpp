@@ -7,6 +7,8 @@
 namespace graphlora {
 namespace {
 
+constexpr std::int64_t kMaxProjectorMiddle = 1 << 20;
+
 /// Factor per column of E that gives what the projector reads unit root mean square (bias columns:
 /// 3, since two columns must stand against the many others). Collective.
 at::Tensor projector_input_scale(const Workspace& workspace, const EmbeddingTable& table,
@@ -131,6 +133,10 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
     config_.lora.inject_layers =
         parse_layers(config_.gnn.type == "none" ? "none" : config_.inject_layers, llama.layers);
     config_.gnn.rank = config_.lora.rank;
+    if (config_.projector_middle < 0 || config_.projector_middle > kMaxProjectorMiddle) {
+      throw ConfigError("--projector.middle {}: must be from 0 to {}", config_.projector_middle,
+                        kMaxProjectorMiddle);
+    }
     const Score score = config_.score == "yes" ? Score::yes : Score::margin;
     llm_ = std::make_unique<GraphLora>(
         llama, base_->load(precision, prompts_->yes_token(), prompts_->no_token()), config_.lora,

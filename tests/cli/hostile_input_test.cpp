@@ -10,6 +10,7 @@
 
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
+#include "data/dataset_writer.hpp"
 #include "support/process.hpp"
 
 namespace graphlora {
@@ -161,6 +162,17 @@ void bless(const fs::path& step) {
   });
 }
 
+/// The same for dataset.json, whose fingerprint covers the files.
+void bless_dataset(const fs::path& dataset) {
+  edit_json(dataset / "dataset.json", [&](nlohmann::json& description) {
+    for (auto& [name, about] : description["files"].items()) {
+      about["bytes"] = fs::file_size(dataset / name);
+      about["sha256"] = sha256_file(dataset / name);
+    }
+    description["fingerprint"] = dataset_fingerprint(description);
+  });
+}
+
 std::set<std::string> listing(const fs::path& root) {
   std::set<std::string> names;
   for (const auto& entry : fs::recursive_directory_iterator(root))
@@ -241,7 +253,7 @@ TEST_F(HostileInput, Ratings) {
       {"a directory", [](const fs::path&) {}, replaced(kPrepareNew, "--input", "@/model"), 3,
        "@/model"},
       {"empty", ratings(""), kPrepareNew, 3, "@/ratings.csv"},
-      {"only a header", ratings(head), kPrepareNew, 3, "@/ratings.csv"},
+      {"only a header", ratings(head), kPrepareNew, 3, "has no rows"},
       {"no such column", ratings("user,thing,time,rating\nu,i,1,5\n"), kPrepareNew, 3,
        "@/ratings.csv:1: "},
       {"too few columns", ratings(head + "u,i,1,5\nu,j,1\n"), kPrepareNew, 3, "@/ratings.csv:3: "},
@@ -272,7 +284,10 @@ TEST_F(HostileInput, Ratings) {
 TEST_F(HostileInput, Dataset) {
   const auto edit = [](const char* file, const char* tensor,
                        std::function<at::Tensor(at::Tensor)> change) {
-    return [=](const fs::path& root) { edit_tensor(root / "dataset" / file, tensor, change); };
+    return [=](const fs::path& root) {
+      edit_tensor(root / "dataset" / file, tensor, change);
+      bless_dataset(root / "dataset");
+    };
   };
   const auto description = [](std::function<void(nlohmann::json&)> change) {
     return [=](const fs::path& root) { edit_json(root / "dataset/dataset.json", change); };
@@ -281,7 +296,7 @@ TEST_F(HostileInput, Dataset) {
       {"no directory", [](const fs::path& r) { fs::remove_all(r / "dataset"); }, kPretrainNew, 3,
        "@/dataset"},
       {"dataset.json missing", [](const fs::path& r) { fs::remove(r / "dataset/dataset.json"); },
-       kPretrainNew, 3, "@/dataset/dataset.json"},
+       kPretrainNew, 3, "@/dataset: is not a dataset"},
       {"dataset.json no JSON",
        [](const fs::path& r) { put(r / "dataset/dataset.json", "{\"users\": "); }, kPretrainNew, 3,
        "@/dataset/dataset.json"},
@@ -297,9 +312,9 @@ TEST_F(HostileInput, Dataset) {
        kPretrainNew, 3, "@/dataset/dataset.json"},
       {"interactions missing",
        [](const fs::path& r) { fs::remove(r / "dataset/interactions.safetensors"); }, kPretrainNew,
-       3, "@/dataset/interactions.safetensors"},
+       3, "interactions.safetensors is missing"},
       {"interactions cut", [](const fs::path& r) { halve(r / "dataset/interactions.safetensors"); },
-       kPretrainNew, 3, "@/dataset/interactions.safetensors"},
+       kPretrainNew, 3, "interactions.safetensors has"},
       {"user out of range", edit("interactions.safetensors", "user", first_set_to(1000)),
        kPretrainNew, 3, "interactions.safetensors"},
       {"user negative", edit("interactions.safetensors", "user", first_set_to(-1)), kPretrainNew, 3,
@@ -336,7 +351,7 @@ TEST_F(HostileInput, Dataset) {
       {"titles not UTF-8", edit("items.safetensors", "title_bytes", first_set_to(0xFF)),
        kPretrainNew, 3, "items.safetensors"},
       {"user ids cut", [](const fs::path& r) { halve(r / "dataset/users.safetensors"); },
-       kPretrainNew, 3, "@/dataset/users.safetensors"},
+       kPretrainNew, 3, "users.safetensors has"},
   });
 }
 
@@ -396,8 +411,8 @@ TEST_F(HostileInput, Pretrained) {
        "@/pretrained"},
       {"embeddings cut", [file](const fs::path& r) { halve(r / file); }, kEvaluatePretrained, 3,
        "embeddings-00000-of-00001.safetensors"},
-      {"NaN", edit("weight", with_nan), kEvaluatePretrained, 3, "NaN"},
-      {"a row missing", edit("weight", shorter), kTrainNew, 3, "tensor weight"},
+      {"NaN", edit("weight", with_nan), kEvaluatePretrained, 3, "weight of node 0 is not finite"},
+      {"a row missing", edit("weight", shorter), kTrainNew, 3, "weight is"},
       {"node ids repeat",
        edit("node_id",
             [](at::Tensor t) {
@@ -489,7 +504,7 @@ TEST_F(HostileInput, TemplatesAndTrainingFlags) {
     return [=](const fs::path& root) { put(root / "templates.txt", text); };
   };
   check({
-      {"missing", [](const fs::path& r) { fs::remove(r / "templates.txt"); }, kTrainNew, 2,
+      {"missing", [](const fs::path& r) { fs::remove(r / "templates.txt"); }, kTrainNew, 3,
        "@/templates.txt"},
       {"empty", templates(""), kTrainNew, 2, "@/templates.txt"},
       {"unknown placeholder", templates("[template]\n{user} {item} {title} {age}\n"), kTrainNew, 2,
@@ -503,7 +518,7 @@ TEST_F(HostileInput, TemplatesAndTrainingFlags) {
        "@/templates.txt:1: "},
       {"question longer than the model",
        templates("[template]\n" + std::string(2000, 'x') + "{user} {item} {title}?\n"), kTrainNew,
-       2, "templates"},
+       2, "--prompt.max-tokens"},
       {"yes of several tokens", [](const fs::path&) {},
        with(kTrainNew, {"--prompt.yes", " absolutely"}), 2, "--prompt.yes"},
       {"unknown linear", [](const fs::path&) {},
@@ -566,22 +581,22 @@ TEST_F(HostileInput, Checkpoint) {
        "manifest.json"},
       {"rank absurd",
        manifest([](nlohmann::json& j) { j["model"]["lora"]["rank"] = std::int64_t{1} << 50; }),
-       kEvaluate, 3, ""},
+       kEvaluate, 2, "--lora.rank"},
       {"rank negative", manifest([](nlohmann::json& j) { j["model"]["lora"]["rank"] = -2; }),
-       kEvaluate, 3, ""},
+       kEvaluate, 2, "--lora.rank"},
       {"unknown linear",
        manifest([](nlohmann::json& j) { j["model"]["lora"]["targets"] = {"z_proj"}; }), kEvaluate,
-       3, ""},
+       2, "z_proj"},
       {"unknown precision", manifest([](nlohmann::json& j) { j["model"]["precision"] = "fp8"; }),
-       kEvaluate, 3, ""},
+       kEvaluate, 2, "--precision"},
       {"unknown gnn", manifest([](nlohmann::json& j) { j["model"]["gnn"]["type"] = "magic"; }),
-       kEvaluate, 3, ""},
+       kEvaluate, 2, "--gnn.type"},
       {"gnn layers negative", manifest([](nlohmann::json& j) { j["model"]["gnn"]["layers"] = -1; }),
        kEvaluate, 3, ""},
       {"projector absurd", manifest([](nlohmann::json& j) {
          j["model"]["projector"]["middle"] = std::int64_t{1} << 50;
        }),
-       kEvaluate, 3, ""},
+       kEvaluate, 2, "--projector.middle"},
       {"of another dataset", manifest([](nlohmann::json& j) { j["dataset"]["fingerprint"] = "0"; }),
        kEvaluate, 3, "another dataset"},
       {"of another model",

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,7 +25,7 @@ struct ProcessResult {
   int code = -1;   ///< exit status; -1: ended by a signal
   int signal = 0;  ///< the signal that ended it; SIGKILL after the time limit
   std::string out, err;
-  double seconds = 0;
+  double cpu_seconds = 0;  ///< user and system time
 };
 
 /// Runs argv[0] (searched in PATH) with its arguments; standard input is empty.
@@ -48,13 +49,17 @@ inline ProcessResult run_process(const std::vector<std::string>& argv,
   if (failed != 0) throw std::runtime_error("cannot start " + argv[0]);
 
   int status = 0;
-  while (waitpid(pid, &status, WNOHANG) == 0) {
+  rusage usage{};
+  while (wait4(pid, &status, WNOHANG, &usage) == 0) {
     if (std::chrono::steady_clock::now() - start > limit) kill(pid, SIGKILL);
     const timespec pause{0, 5'000'000};
     nanosleep(&pause, nullptr);
   }
   ProcessResult result;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  result.cpu_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
   if (WIFEXITED(status)) result.code = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) result.signal = WTERMSIG(status);
   const auto contents = [](const std::string& path) {
