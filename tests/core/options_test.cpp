@@ -21,7 +21,8 @@ struct Values {
   OptionTable table() {
     OptionTable table("train", "Trains adapters",
                       "Reads a dataset and a model, and writes what it has learned to a directory "
-                      "of its own, one step after the other, until it has done them all.\n  kept   as is\nSecond.");
+                      "of its own, one step after the other, until it has done them all.\n  kept   "
+                      "as is\nSecond.");
     table.example("graphlora train --data run/dataset", "the simplest use")
         .add_required("Input", "data", &data, "DIR: dataset written by prepare")
         .add("Run", "steps", &steps, "optimizer steps", in_range(steps, 0, 1000000))
@@ -263,8 +264,10 @@ TEST(Options, HelpAndMarkdownNameEveryOption) {
   }
   EXPECT_NE(help.find("Usage: graphlora train --data DIR [options]"), std::string::npos) << help;
   EXPECT_NE(help.find("  graphlora train --data run/dataset\n"), std::string::npos);
-  EXPECT_NE(help.find("one step\nafter the other, until it has done them all.\n  kept   as is\nSecond.\n"),
-            std::string::npos)
+  EXPECT_NE(
+      help.find(
+          "one step\nafter the other, until it has done them all.\n  kept   as is\nSecond.\n"),
+      std::string::npos)
       << help;
   EXPECT_NE(help.find("  --resume  "), std::string::npos) << help;
   EXPECT_NE(help.find("(default q_proj,v_proj)"), std::string::npos);
