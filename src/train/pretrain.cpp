@@ -238,10 +238,12 @@ PretrainResult pretrain_in(Job& job, const Dataset& dataset, const at::Tensor& o
   const std::vector<std::int64_t> train = dataset.rows_of(Split::train);
   const std::vector<std::int64_t> valid = dataset.rows_of(Split::valid);
   const auto count = static_cast<std::int64_t>(train.size());
-  if (count == 0) {
-    throw DataError("{}: no training rows; prepare it with a larger share for training",
-                    dataset.directory().string());
-  }
+  job.agree([&] {
+    if (count == 0) {
+      throw DataError("{}: no training rows; prepare it with a larger share for training",
+                      dataset.directory().string());
+    }
+  });
   Factorization<T> factorization(world, dataset, owned, map, config);
   PretrainResult result;
   result.table.weight_nD = factorization.weight_nD().clone();
@@ -277,8 +279,10 @@ PretrainResult pretrain_in(Job& job, const Dataset& dataset, const at::Tensor& o
     PretrainEpoch done;
     done.epoch = epoch;
     done.loss = total(world, loss, ReduceOp::sum) / static_cast<double>(count);
-    if (!std::isfinite(done.loss))
-      throw ConfigError("pretrain diverged in epoch {}; lower --pretrain.lr", epoch);
+    job.agree([&] {
+      if (!std::isfinite(done.loss))
+        throw ConfigError("pretrain diverged in epoch {}; lower --pretrain.lr", epoch);
+    });
     done.valid_auc = embedding_auc(world, dataset, map, {factorization.weight_nD(), {}, {}}, valid);
     done.seconds = seconds_since(epoch_start);
     result.epochs.push_back(done);
@@ -334,13 +338,16 @@ void score_chunk(Communicator& world, const NodeMap& map, const at::Tensor& weig
 
 PretrainResult pretrain(Job& job, const Dataset& dataset, const at::Tensor& owned,
                         const NodeMap& map, const PretrainConfig& config) {
-  if (config.width < (config.bias ? 3 : 1)) {
-    throw ConfigError("--pretrain.width {}: at least {} is needed", config.width,
-                      config.bias ? "3 (two columns hold biases)" : "1");
-  }
-  return Precision::parse(config.precision).parameter == at::kDouble
-             ? pretrain_in<double>(job, dataset, owned, map, config)
-             : pretrain_in<float>(job, dataset, owned, map, config);
+  at::ScalarType dtype = at::kFloat;
+  job.agree([&] {
+    if (config.width < (config.bias ? 3 : 1)) {
+      throw ConfigError("--pretrain.width {}: at least {} is needed", config.width,
+                        config.bias ? "3 (two columns hold biases)" : "1");
+    }
+    dtype = Precision::parse(config.precision).parameter;
+  });
+  return dtype == at::kDouble ? pretrain_in<double>(job, dataset, owned, map, config)
+                              : pretrain_in<float>(job, dataset, owned, map, config);
 }
 
 bool check_pretrained(const std::filesystem::path& directory, const Dataset& dataset) {

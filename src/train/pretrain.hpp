@@ -43,8 +43,8 @@ struct PretrainResult {
 /// weight_decay/2·‖E‖² of a batch's rows, by Adam on those rows alone (steps counted per row). Rows
 /// of nodes without training interactions are 0. `owned`: node ids of this rank's rows of the
 /// result. Both owners of a row's ends compute its gradient, in the batch's order, so that the
-/// result has the same bits at any number of ranks. Collective. Throws DataError if there is
-/// nothing to train on.
+/// result has the same bits at any number of ranks. Collective. Errors are agreed:
+/// nothing to train on, a width too small, divergence.
 PretrainResult pretrain(Job& job, const Dataset& dataset, const at::Tensor& owned,
                         const NodeMap& map, const PretrainConfig& config);
 

@@ -280,13 +280,13 @@ TEST_F(Pretrain, WhatTravelsIsCountedAsPretraining) {
 TEST_F(Pretrain, RefusesWhatCannotWork) {
   PretrainConfig config = tiny_config();
   config.width = 2;
-  EXPECT_THROW(run(job(), data_, Owners::hashed, config), ConfigError);
+  EXPECT_THROW(run(job(), data_, Owners::hashed, config), AgreedError);
   config = tiny_config();
   config.lr = 1e300;
-  EXPECT_THROW(run(job(), data_, Owners::hashed, config), ConfigError);
+  EXPECT_THROW(run(job(), data_, Owners::hashed, config), AgreedError);
   config = tiny_config();
   config.precision = "fp8";
-  EXPECT_THROW(run(job(), data_, Owners::hashed, config), ConfigError);
+  EXPECT_THROW(run(job(), data_, Owners::hashed, config), AgreedError);
 }
 
 TEST(PretrainWithoutBothLabels, RunsAllEpochs) {
