@@ -74,7 +74,8 @@ TEST(ReadMovielens1m, DoubleColons) {
   write_all(folder, {{"ratings.dat", "1::1193::5::978300760\n1::661::3.5::978302109"},
                      {"movies.dat",
                       "1193::One Flew Over the Cuckoo's Nest (1975)::Drama\n"
-                      "661::Alien:: Resurr\xe9ction::Action|Sci-Fi\n"}});
+                      "661::Alien:: Resurr\xe9"
+                      "ction::Action|Sci-Fi\n"}});
   EXPECT_EQ(lines_of(read(folder, "movielens-1m")),
             (Lines{"1 1193 5 978300760 One Flew Over the Cuckoo's Nest (1975)",
                    "1 661 3.5 978302109 Alien:: Resurréction"}));
@@ -284,7 +285,7 @@ std::vector<Hostile> hostile() {
        "no such file"},
       {"1m rating text", "movielens-1m", ml1m("1::1::5::1\n1::1::five::1\n"),
        "ratings.dat:2:", "rating 'five'"},
-      {"csv ML without header", "movielens-csv", mlcsv("1,1,5,1\n"), "ratings.csv:1:", "no column"},
+      {"csv ML without header", "movielens-csv", mlcsv("7,1,5,3\n"), "ratings.csv:1:", "no column"},
       {"csv ML no title column", "movielens-csv",
        mlcsv("userId,movieId,rating,timestamp\n1,1,5,1\n", "movieId,name\n1,One\n"),
        "movies.csv:1:", "'title'"},
@@ -401,7 +402,7 @@ TEST_P(HostileSource, IsRefusedAndLeavesNothing) {
   } catch (const Error& error) {
     const std::string text = error.what();
     EXPECT_EQ(error.code(), hostile.code) << text;
-    if (*hostile.where) EXPECT_EQ(text.find((folder / hostile.where).string()), 0) << text;
+    EXPECT_TRUE(!*hostile.where || text.starts_with((folder / hostile.where).string())) << text;
     EXPECT_NE(text.find(hostile.message), std::string::npos) << text;
     EXPECT_EQ(text.find('\n'), std::string::npos) << text;
     EXPECT_LT(text.size(), 500) << text;
