@@ -2,6 +2,7 @@
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
 #include "core/log.hpp"
+#include "graph/anchor_shares.hpp"
 #include "train/embedding_store.hpp"
 #include "train/pretrain.hpp"
 #include "train/trainer.hpp"
@@ -193,6 +194,19 @@ void check(const TrainOptions& options) {
   }
 }
 
+/// Shares of anchors with edges in training and at test, with a warning where they differ much.
+void report_anchor_shares(const Dataset& dataset, const CutRule& cut) {
+  const AnchorShare train = total(training_anchor_shares(dataset, cut));
+  const AnchorShare test = anchor_share(dataset, Split::test);
+  log::info(
+      "rows with an edge at the user, item: {:.1f} %, {:.1f} % in training (--graph.cut {}); "
+      "{:.1f} %, {:.1f} % at test",
+      100 * train.user(), 100 * train.item(), to_string(cut.kind()), 100 * test.user(),
+      100 * test.item());
+  const std::string warning = anchor_share_warning(train, test, cut);
+  if (!warning.empty()) log::warn("{}", warning);
+}
+
 }  // namespace
 
 OptionTable describe_train() { return table_of<TrainOptions>(); }
@@ -216,6 +230,10 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   const Workspace workspace(job, options.data, options.partition,
                             static_cast<int>(options.tensor_parallel));
   const bool root = workspace.world().rank() == 0;
+
+  job.agree([&] {
+    if (root) report_anchor_shares(*workspace.dataset, workspace.shard->cut());
+  });
 
   std::optional<Checkpoint> checkpoint;
   EmbeddingTable table;
