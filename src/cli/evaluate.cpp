@@ -76,7 +76,7 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   if (options.pretrained.empty()) {
     loaded.emplace(job, options.data, options.checkpoint, options.model, precision);
   } else {
-    plain.emplace(job, options.data, PartitionConfig{}, 1);
+    plain.emplace(job, options.data, PartitionConfig{}, Reuse::any);
   }
   const Workspace& workspace = loaded ? loaded->workspace() : *plain;
   const Dataset& dataset = *workspace.dataset;

@@ -43,17 +43,6 @@ struct ExportOptions {
   }
 };
 
-/// All nodes' rows of a tensor of owned rows, in node order, on every rank. Collective.
-at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {
-  const auto [ids, id_counts] =
-      workspace.world().all_gather_varying(workspace.shard->owned(), Traffic::control);
-  const auto [rows, counts] =
-      workspace.world().all_gather_varying(rows_nC.contiguous(), Traffic::control);
-  at::Tensor result = at::empty_like(rows);
-  result.index_copy_(0, ids, rows);
-  return result;
-}
-
 }  // namespace
 
 OptionTable describe_export() { return table_of<ExportOptions>(); }

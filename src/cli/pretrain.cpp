@@ -6,6 +6,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "dist/collective_directory.hpp"
 #include "train/embedding_store.hpp"
 #include "train/pretrain.hpp"
 #include "train/workspace.hpp"
@@ -95,31 +96,17 @@ nlohmann::json describe(const PretrainResult& result, const PretrainConfig& conf
   return json;
 }
 
-/// Writes the directory as a whole: rank 0 makes it under a temporary name, all fill it.
-/// Collective.
+/// Writes the directory as a whole. Collective.
 void write_result(Job& job, const Workspace& workspace, const std::filesystem::path& output,
                   const PretrainResult& result, const nlohmann::json& about) {
-  Communicator& world = *job.world();
-  std::optional<AtomicDirectory> directory;
-  std::string path;
+  CollectiveDirectory directory(job, output);
   job.agree([&] {
-    if (world.rank() != 0) return;
-    directory.emplace(output);
-    write_json(directory->path() / "pretrain.json", about);
-    path = directory->path().string();
-  });
-  const at::Tensor size = at::full({1}, static_cast<std::int64_t>(path.size()), at::kLong);
-  world.broadcast(size, 0, Traffic::control).wait();
-  path.resize(static_cast<std::size_t>(size.item<std::int64_t>()));
-  world
-      .broadcast(at::from_blob(path.data(), {static_cast<std::int64_t>(path.size())}, at::kByte), 0,
-                 Traffic::control)
-      .wait();
-  job.agree([&] {
-    write_embeddings(world, path, *workspace.map, workspace.shard->owned(), result.table);
+    write_embeddings(workspace.world(), directory.path(), *workspace.map, workspace.shard->owned(),
+                     result.table);
   });
   job.agree([&] {
-    if (directory) directory->commit();
+    if (workspace.world().rank() == 0) write_json(directory.path() / "pretrain.json", about);
+    directory.commit();
   });
 }
 
@@ -129,13 +116,13 @@ OptionTable describe_pretrain() { return table_of<PretrainOptions>(); }
 
 int run_pretrain(Job& job, const std::vector<std::string>& arguments) {
   PretrainOptions options;
-  options.table().parse(arguments);
+  job.agree([&] { options.table().parse(arguments); });
   apply_common_options(options.common, *job.world());
   PretrainConfig& config = options.config;
   config.seed = static_cast<std::uint64_t>(options.common.seed);
   config.precision = options.common.precision;
 
-  const Workspace workspace(job, options.data, PartitionConfig{}, 1);
+  const Workspace workspace(job, options.data, PartitionConfig{}, Reuse::any);
   const Dataset& dataset = *workspace.dataset;
   const PretrainResult result =
       pretrain(job, dataset, workspace.shard->owned(), *workspace.map, config);

@@ -227,7 +227,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   model_config.prompt.templates = options.templates;
   options.partition.seed = options.common.seed;
 
-  const Workspace workspace(job, options.data, options.partition,
+  const Workspace workspace(job, options.data, options.partition, Reuse::same_division,
                             static_cast<int>(options.tensor_parallel));
   const bool root = workspace.world().rank() == 0;
 

@@ -53,4 +53,14 @@ std::pair<at::Tensor, std::vector<std::int64_t>> Communicator::all_gather_varyin
   return {all, std::move(counts)};
 }
 
+std::string Communicator::broadcast_text(std::string text, int root, Traffic traffic) {
+  const at::Tensor size = at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong);
+  broadcast(size, root, traffic).wait();
+  text.resize(static_cast<std::size_t>(size.item<std::int64_t>()));
+  broadcast(at::from_blob(text.data(), {static_cast<std::int64_t>(text.size())}, at::kByte), root,
+            traffic)
+      .wait();
+  return text;
+}
+
 }  // namespace graphlora

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -95,6 +96,8 @@ class Communicator {
   /// Rows of every rank with counts found out first: returns (rows, counts). Blocking.
   std::pair<at::Tensor, std::vector<std::int64_t>> all_gather_varying(const at::Tensor& rows,
                                                                       Traffic traffic);
+  /// The text of rank `root` on every rank; what others give is of no account. Blocking.
+  std::string broadcast_text(std::string text, int root, Traffic traffic);
 
   const TrafficCounter& counter(Traffic traffic) const {
     return counters_[static_cast<std::size_t>(traffic)];

@@ -162,15 +162,10 @@ void Job::agree(const std::function<void()>& body) {
 
   if (failed != 0 && world_->rank() == failed)
     failure.cause = fmt::format("{} (rank {} on {})", failure.cause, failed, host_name());
-  const at::Tensor head = at::tensor(
-      {static_cast<std::int64_t>(failure.code), static_cast<std::int64_t>(failure.cause.size())},
-      at::kLong);
-  world_->broadcast(head, failed, Traffic::control).wait();
-  failure.code = static_cast<ExitCode>(head[0].item<std::int64_t>());
-  failure.cause.resize(static_cast<std::size_t>(head[1].item<std::int64_t>()));
-  const at::Tensor text = at::from_blob(
-      failure.cause.data(), {static_cast<std::int64_t>(failure.cause.size())}, at::kByte);
-  world_->broadcast(text, failed, Traffic::control).wait();
+  const at::Tensor code = at::full({1}, static_cast<std::int64_t>(failure.code), at::kLong);
+  world_->broadcast(code, failed, Traffic::control).wait();
+  failure.code = static_cast<ExitCode>(code.item<std::int64_t>());
+  failure.cause = world_->broadcast_text(failure.cause, failed, Traffic::control);
   if (world_->rank() == 0) print_error(failure.cause);
   throw AgreedError(failure.code, failure.cause);
 }

@@ -346,31 +346,50 @@ std::filesystem::path partition_directory(const Dataset& dataset, int parts) {
   return dataset.directory() / fmt::format("partition-{}", parts);
 }
 
-bool partition_is_current(const Dataset& dataset, const PartitionConfig& config) {
+std::optional<std::string> reason_to_partition(const Dataset& dataset,
+                                               const PartitionConfig& config, Reuse reuse) {
   const auto directory = partition_directory(dataset, static_cast<int>(config.parts));
-  if (!std::filesystem::exists(directory)) return false;
+  if (!std::filesystem::exists(directory)) return "is missing";
   const auto path = directory / "partition.json";
   const nlohmann::json json = read_json(path);
   try {
-    return json.at("format_version") == kFormatVersion && json.at("parts") == config.parts &&
-           json.at("dataset_fingerprint") == dataset.fingerprint() &&
-           json.at("options").at("cut") == to_string(resolved_cut(dataset, config.cut)) &&
-           json.at("options").at("groups") == config.groups;
+    if (json.at("format_version") != kFormatVersion) return "has another format";
+    if (json.at("parts") != config.parts) return "has another number of parts";
+    if (json.at("dataset_fingerprint") != dataset.fingerprint())
+      return "belongs to an older dataset";
+    const auto& options = json.at("options");
+    const auto differs = [&](const char* option, const char* key, const nlohmann::json& asked) {
+      return options.at(key) == asked ? std::optional<std::string>()
+                                      : fmt::format("was made with --{} {}, now {}", option,
+                                                    options.at(key).dump(), asked.dump());
+    };
+    std::optional<std::string> reason;
+    if (reuse >= Reuse::same_cut) {
+      reason = differs("graph.cut", "cut", to_string(resolved_cut(dataset, config.cut)));
+      if (!reason) reason = differs("graph.groups", "groups", config.groups);
+    }
+    if (!reason && reuse >= Reuse::same_division) {
+      reason = differs("partition.method", "method", config.method);
+      if (!reason) reason = differs("partition.max-degree", "max_degree", config.max_degree);
+    }
+    return reason;
   } catch (const nlohmann::json::exception& error) {
     throw DataError("{}: {}; rebuild it with graphlora partition --data {} --parts {}",
                     path.string(), error.what(), dataset.directory().string(), config.parts);
   }
 }
 
-void ensure_partition(Job& job, const Dataset& dataset, const PartitionConfig& config) {
+void ensure_partition(Job& job, const Dataset& dataset, const PartitionConfig& config,
+                      Reuse reuse) {
   job.agree([&] {
     if (job.world()->rank() != 0) return;
     if (config.parts != job.world()->size()) {
       throw ConfigError("partition: {} parts for {} ranks", config.parts, job.world()->size());
     }
-    if (partition_is_current(dataset, config)) return;
-    log::info("partition: building {}",
-              partition_directory(dataset, static_cast<int>(config.parts)).string());
+    const auto reason = reason_to_partition(dataset, config, reuse);
+    if (!reason) return;
+    log::info("{} {}: building it",
+              partition_directory(dataset, static_cast<int>(config.parts)).string(), *reason);
     write_partition(dataset, config);
   });
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,13 +51,18 @@ nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& co
 /// Directory of the partition for P ranks: DATA/partition-P.
 std::filesystem::path partition_directory(const Dataset& dataset, int parts);
 
-/// True if the directory holds a partition of this very dataset that was cut (kind and groups) as
-/// asked; how it was divided (method, seed, max_degree) changes no result and is not compared. A
-/// damaged one is a DataError.
-bool partition_is_current(const Dataset& dataset, const PartitionConfig& config);
+/// Which partition of the dataset in P parts will do where one is there already. same_cut: the cut
+/// (kind and groups) is the one asked for, as training needs it. same_division: also method and
+/// max_degree (not the seed, so that runs with other seeds share a partition).
+enum class Reuse : std::uint8_t { any, same_cut, same_division };
 
-/// Rank 0 builds DATA/partition-P if it is missing or was cut otherwise; the others wait. `parts`
-/// must be the world size. Collective; an error on rank 0 is agreed on (Job::agree).
-void ensure_partition(Job& job, const Dataset& dataset, const PartitionConfig& config);
+/// Why DATA/partition-P cannot be used as it is ("is missing", "was cut by …"); nothing if it can.
+/// A damaged one is a DataError.
+std::optional<std::string> reason_to_partition(const Dataset& dataset,
+                                               const PartitionConfig& config, Reuse reuse);
+
+/// Rank 0 builds DATA/partition-P where there is a reason to; the others wait. `parts` must be the
+/// world size. Collective; an error on rank 0 is agreed on (Job::agree).
+void ensure_partition(Job& job, const Dataset& dataset, const PartitionConfig& config, Reuse reuse);
 
 }  // namespace graphlora

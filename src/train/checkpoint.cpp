@@ -6,6 +6,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/safetensors.hpp"
+#include "dist/collective_directory.hpp"
 #include "dist/gradient_sync.hpp"
 #include "train/embedding_store.hpp"
 
@@ -105,18 +106,6 @@ nlohmann::json make_manifest(Recommender& model, const TrainingState& state,
        {{"path", dataset.directory().string()}, {"fingerprint", dataset.fingerprint()}}}};
 }
 
-/// Text of rank 0 on every rank. Collective.
-std::string broadcast_text(Communicator& world, const std::string& text) {
-  at::Tensor size = at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong);
-  world.broadcast(size, 0, Traffic::control).wait();
-  at::Tensor bytes = at::zeros({size.item<std::int64_t>()}, at::kByte);
-  if (world.rank() == 0)
-    std::copy(text.begin(), text.end(), bytes.mutable_data_ptr<std::uint8_t>());
-  world.broadcast(bytes, 0, Traffic::control).wait();
-  return {reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>()),
-          static_cast<std::size_t>(bytes.numel())};
-}
-
 /// The step directory a file like LATEST names. A name that leaves OUTPUT is damage or an attack.
 fs::path named_step(const fs::path& output, const char* pointer) {
   std::string name = read_file(output / pointer, 256);
@@ -180,13 +169,8 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
   Communicator& world = workspace.world();
   check_replicas_equal(*workspace.grid, model.parameters());
 
-  std::unique_ptr<AtomicDirectory> directory;
-  job.agree([&] {
-    if (world.rank() != 0) return;
-    make_directories(output);
-    directory = std::make_unique<AtomicDirectory>(output / step_name(state.step));
-  });
-  const fs::path path = broadcast_text(world, directory ? directory->path().string() : "");
+  CollectiveDirectory directory(job, output / step_name(state.step));
+  const fs::path& path = directory.path();
   job.agree([&] {
     write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table());
   });
@@ -198,7 +182,7 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
     nlohmann::json manifest = make_manifest(model, state, identity);
     manifest["files"] = file_list(path);
     write_json(path / "manifest.json", manifest);
-    directory->commit();
+    directory.commit();
     write_file(output / "LATEST", step_name(state.step) + "\n");
   });
 }

@@ -74,10 +74,10 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
   return result;
 }
 
-nlohmann::json Evaluation::to_json(const std::string& split, double seconds) const {
+nlohmann::ordered_json Evaluation::to_json(const std::string& split, double seconds) const {
   nlohmann::ordered_json json;
   json["split"] = split;
-  json.update(nlohmann::ordered_json(all.to_json()));
+  json.update(all.to_json());
   json["warm"] = warm.to_json();
   json["cold"] = cold.to_json();
   json["examples_per_s"] = seconds > 0

@@ -18,7 +18,7 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
 struct Evaluation {
   RankingQuality all, warm, cold;
   /// {"split","rows","auc","auc_stderr","uauc","uauc_weighted","uauc_users","warm":{…},"cold":{…},"examples_per_s"}
-  nlohmann::json to_json(const std::string& split, double seconds) const;
+  nlohmann::ordered_json to_json(const std::string& split, double seconds) const;
 };
 /// Quality of scores over `rows`. Local.
 Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows,

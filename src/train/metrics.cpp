@@ -133,9 +133,9 @@ RankingQuality ranking_quality(std::span<const float> score, std::span<const std
   return quality;
 }
 
-nlohmann::json RankingQuality::to_json() const {
+nlohmann::ordered_json RankingQuality::to_json() const {
   const auto number = [](const std::optional<double>& value) {
-    return value ? nlohmann::json(*value) : nlohmann::json(nullptr);
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
   };
   return {{"rows", rows},
           {"auc", number(auc)},
@@ -143,23 +143,6 @@ nlohmann::json RankingQuality::to_json() const {
           {"uauc", number(uauc)},
           {"uauc_weighted", number(uauc_weighted)},
           {"uauc_users", uauc_users}};
-}
-
-std::optional<std::pair<double, double>> paired_difference(std::span<const float> a,
-                                                           std::span<const float> b,
-                                                           std::span<const std::uint8_t> label,
-                                                           int bootstrap, std::uint64_t seed) {
-  const ScoreOrder order_a(a, label), order_b(b, label);
-  const auto difference = [&](const auto& weight) -> std::optional<double> {
-    const auto of_a = order_a.auc(weight), of_b = order_b.auc(weight);
-    if (!of_a || !of_b) return std::nullopt;
-    return *of_a - *of_b;
-  };
-  const auto value = difference(once);
-  if (!value) return std::nullopt;
-  const auto error = bootstrap_stderr(label.size(), bootstrap, seed, difference);
-  if (!error) return std::nullopt;
-  return std::pair(*value, *error);
 }
 
 }  // namespace graphlora

@@ -17,18 +17,11 @@ struct RankingQuality {
   std::optional<double> uauc;           ///< unweighted mean over users with both labels
   std::optional<double> uauc_weighted;  ///< weighted by the user's positives
   std::int64_t uauc_users = 0;
-  nlohmann::json to_json() const;  ///< undefined metrics are null
+  nlohmann::ordered_json to_json() const;  ///< undefined metrics are null
 };
 /// `user`: one id per row. `bootstrap`: resamples for the standard error, 0: none; seeded.
 RankingQuality ranking_quality(std::span<const float> score, std::span<const std::uint8_t> label,
                                std::span<const std::int64_t> user, int bootstrap = 200,
                                std::uint64_t seed = 1);
-
-/// Bootstrap of AUC(a) − AUC(b) on the same rows: (difference, standard error).
-std::optional<std::pair<double, double>> paired_difference(std::span<const float> a,
-                                                           std::span<const float> b,
-                                                           std::span<const std::uint8_t> label,
-                                                           int bootstrap = 200,
-                                                           std::uint64_t seed = 1);
 
 }  // namespace graphlora

@@ -21,14 +21,14 @@ template <class T>
 struct AdamW {
   T keep, lerp1, beta2, one_minus_beta2, step_size, inverse_root_correction2, epsilon;
 
-  AdamW(const OptimizerConfig& config, double lr, double weight_decay, std::int64_t step)
+  AdamW(const OptimizerConfig& config, double lr, double weight_decay, std::int64_t updates)
       : keep(static_cast<T>(1 - lr * weight_decay)),
         lerp1(static_cast<T>(1 - config.beta1)),
         beta2(static_cast<T>(config.beta2)),
         one_minus_beta2(static_cast<T>(1 - config.beta2)),
-        step_size(static_cast<T>(lr / (1 - std::pow(config.beta1, static_cast<double>(step))))),
-        inverse_root_correction2(
-            static_cast<T>(1 / std::sqrt(1 - std::pow(config.beta2, static_cast<double>(step))))),
+        step_size(static_cast<T>(lr / (1 - std::pow(config.beta1, static_cast<double>(updates))))),
+        inverse_root_correction2(static_cast<T>(
+            1 / std::sqrt(1 - std::pow(config.beta2, static_cast<double>(updates))))),
         epsilon(static_cast<T>(config.epsilon)) {}
 
   void operator()(T* __restrict p, T* __restrict m, T* __restrict v, const T* __restrict g,
@@ -68,15 +68,15 @@ Optimizer::Optimizer(std::vector<Parameter> parameters, const OptimizerConfig& c
   }
 }
 
-void Optimizer::step(std::int64_t step, double factor,
-                     const std::function<bool(const Parameter&)>& trains) {
+void Optimizer::step(double factor, const std::function<std::int64_t(const Parameter&)>& updates) {
   const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& parameter = parameters_[i];
     at::Tensor& grad = parameter.value.mutable_grad();
     const at::Tensor gradient = grad.defined() ? grad.contiguous() : at::Tensor();
     grad.reset();
-    if (!trains(parameter)) continue;
+    const std::int64_t count = updates(parameter);
+    if (count == 0) continue;
     at::Tensor value = parameter.value.detach();
     TORCH_CHECK(value.is_contiguous(), parameter.name, " is not contiguous");
     const double lr = config_.rate(parameter.placement) * factor;
@@ -90,7 +90,7 @@ void Optimizer::step(std::int64_t step, double factor,
       }
       scalar_t* m = states_[i].exp_avg.mutable_data_ptr<scalar_t>();
       scalar_t* v = states_[i].exp_avg_sq.mutable_data_ptr<scalar_t>();
-      const AdamW<scalar_t> update(config_, lr, parameter.decay ? config_.weight_decay : 0, step);
+      const AdamW<scalar_t> update(config_, lr, parameter.decay ? config_.weight_decay : 0, count);
       at::parallel_for(0, value.numel(), kElementsPerTask, [&](std::int64_t a, std::int64_t b) {
         update(p + a, m + a, v + a, gp + a, b - a);
       });
@@ -99,7 +99,7 @@ void Optimizer::step(std::int64_t step, double factor,
 }
 
 void Optimizer::step_embedding(EmbeddingTable& table, const EmbeddingGradient& gradient,
-                               std::int64_t step, double factor) const {
+                               std::int64_t updates, double factor) const {
   const at::NoGradGuard no_grad;
   at::Tensor& weight_nD = table.weight_nD;
   const bool adamw = config_.type == "adamw";
@@ -116,7 +116,7 @@ void Optimizer::step_embedding(EmbeddingTable& table, const EmbeddingGradient& g
     scalar_t* p = weight_nD.mutable_data_ptr<scalar_t>();
     scalar_t* m = adamw ? table.exp_avg_nD.mutable_data_ptr<scalar_t>() : nullptr;
     scalar_t* v = adamw ? table.exp_avg_sq_nD.mutable_data_ptr<scalar_t>() : nullptr;
-    const AdamW<scalar_t> update(config_, lr, 0, step);
+    const AdamW<scalar_t> update(config_, lr, 0, updates);
     at::parallel_for(0, blocks, 1, [&](std::int64_t first, std::int64_t last) {
       const at::NoGradGuard no_grad_on_this_thread;
       const at::Tensor buffer_bD =

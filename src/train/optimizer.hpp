@@ -30,13 +30,13 @@ class Optimizer {
   Optimizer(std::vector<Parameter> parameters, const OptimizerConfig& config);
 
   /// One update with the gradients in place (undefined: zero), learning rates times `factor`.
-  /// `step` from 1 (bias correction). Gradients are then dropped. Only parameters for which
-  /// `trains` is true move. Local.
-  void step(std::int64_t step, double factor, const std::function<bool(const Parameter&)>& trains);
+  /// `updates`: how many updates of this parameter there are with this one (bias correction); 0: it
+  /// stays as it is. Gradients are then dropped. Local.
+  void step(double factor, const std::function<std::int64_t(const Parameter&)>& updates);
   /// Per-element AdamW without decay for every owned row (or sgd), in one pass over blocks of rows;
-  /// no n x D temporary.
-  void step_embedding(EmbeddingTable& table, const EmbeddingGradient& gradient, std::int64_t step,
-                      double factor) const;
+  /// no n x D temporary. `updates`: how many there are with this one (bias correction), from 1.
+  void step_embedding(EmbeddingTable& table, const EmbeddingGradient& gradient,
+                      std::int64_t updates, double factor) const;
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   std::vector<State>& states() { return states_; }

@@ -85,14 +85,13 @@ Communication communication_of(const Communicator& world, const Communicator& da
 Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t steps)
     : model_(model),
       config_(config),
-      steps_(steps),
       sampler_(*model.workspace().dataset, model.workspace().shard->cut(), config.batch_size,
                config.seed, config.block, config.max_train_examples),
       schedule_(config.schedule),
+      stages_{config.stages, steps < 0 ? sampler_.batches_per_epoch() : steps},
       optimizer_(model.parameters(), config.optimizer),
       sync_(*model.workspace().grid, model.parameters()) {
-  if (steps_ < 0) steps_ = sampler_.batches_per_epoch();
-  schedule_.steps = steps_;
+  schedule_.steps = stages_.steps;
   // Phases in the order of a step; PhaseTimer keeps pointers into this vector.
   for (const char* phase : {"prompts", "graph forward", "LLM forward", "LLM backward",
                             "graph backward", "gradient sync", "optimizer"}) {
@@ -102,21 +101,6 @@ Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t ste
     model_.table().exp_avg_nD = at::zeros_like(model_.table().weight_nD);
     model_.table().exp_avg_sq_nD = at::zeros_like(model_.table().weight_nD);
   }
-}
-
-const std::string& Stepper::stage(std::int64_t step) const {
-  const auto count = static_cast<std::int64_t>(config_.stages.size());
-  const std::int64_t index = steps_ > 0 ? (step - 1) * count / steps_ : 0;
-  return config_.stages[std::clamp<std::int64_t>(index, 0, count - 1)];
-}
-
-bool Stepper::trains_graph(std::int64_t step) const { return stage(step) != "adapter"; }
-
-bool Stepper::trains(const Parameter& parameter, std::int64_t step) const {
-  const bool graph_side =
-      parameter.placement == Placement::projector || parameter.placement == Placement::gnn;
-  if (stage(step) == "joint") return true;
-  return graph_side == (stage(step) == "projector");
 }
 
 StepResult Stepper::step(std::int64_t step) {
@@ -212,10 +196,11 @@ StepResult Stepper::step(std::int64_t step) {
   }
   const auto* s = scalars.const_data_ptr<double>();
 
-  // 6. Clip by the global norm (E included), then update.
+  // 6. Clip by the global norm of what this step trains (E included), then update.
   const PhaseTimer timer(phases_, "optimizer");
-  double squared_norm = s[kEmbeddingNorm];
+  double squared_norm = stages_.trains_embedding(step) ? s[kEmbeddingNorm] : 0;
   for (const Parameter& parameter : optimizer_.parameters()) {
+    if (!stages_.trains(parameter.placement, step)) continue;
     if (parameter.value.grad().defined())
       squared_norm += parameter.value.grad().square().sum(at::kDouble).item<double>();
   }
@@ -246,10 +231,14 @@ StepResult Stepper::step(std::int64_t step) {
     embedding_gradient.scale_(factor);
   }
   const double factor = schedule_.factor(step);
-  optimizer_.step(step, factor,
-                  [&](const Parameter& parameter) { return trains(parameter, step); });
-  if (trains_graph(step))
-    optimizer_.step_embedding(model_.table(), embedding_gradient, step, factor);
+  optimizer_.step(factor, [&](const Parameter& parameter) {
+    return stages_.trains(parameter.placement, step) ? stages_.updates(parameter.placement, step)
+                                                     : 0;
+  });
+  if (stages_.trains_embedding(step)) {
+    optimizer_.step_embedding(model_.table(), embedding_gradient, stages_.embedding_updates(step),
+                              factor);
+  }
   return result;
 }
 

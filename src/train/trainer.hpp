@@ -25,8 +25,7 @@ struct TrainConfig {
   std::int64_t max_train_examples = 0;  ///< 0: all
   bool resume = false;
   std::uint64_t seed = 1;
-  std::vector<std::string> stages{
-      "joint"};  ///< adapter, projector, joint: equal shares of the steps
+  std::vector<std::string> stages{"joint"};  ///< adapter, projector, joint; see Stages
   double unknown_rate = 0.05;
   std::int64_t block = 1;
   double clip = 1;  ///< 0: off
@@ -72,15 +71,11 @@ class Stepper {
   const std::vector<std::pair<std::string, double>>& phase_seconds() const { return phases_; }
 
  private:
-  bool trains(const Parameter& parameter, std::int64_t step) const;
-  bool trains_graph(std::int64_t step) const;
-  const std::string& stage(std::int64_t step) const;
-
   Recommender& model_;
   const TrainConfig& config_;
-  std::int64_t steps_;
   Sampler sampler_;
   Schedule schedule_;
+  Stages stages_;
   Optimizer optimizer_;
   GradientSync sync_;
   std::vector<std::pair<std::string, double>> phases_;

@@ -3,22 +3,28 @@
 namespace graphlora {
 
 Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfig config,
-                     int tensor_parallel)
+                     Reuse reuse, int tensor_parallel)
     : partition(std::move(config)) {
   partition.parts = job.world()->size();
   job.agree([&] {
     grid = std::make_unique<ProcessGrid>(job.world(), tensor_parallel);
     dataset = std::make_unique<Dataset>(data);
   });
-  job.agree([&] {
-    if (grid->rank() == 0 && !partition_is_current(*dataset, partition))
-      write_partition(*dataset, partition);
-  });
+  ensure_partition(job, *dataset, partition, reuse);
   job.agree([&] {
     shard = std::make_unique<Shard>(partition_directory(*dataset, grid->size()), grid->rank(),
                                     *dataset);
   });
   map = std::make_unique<NodeMap>(grid->world(), shard->owned(), dataset->nodes());
+}
+
+at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {
+  Communicator& world = workspace.world();
+  const at::Tensor ids = world.all_gather_varying(workspace.shard->owned(), Traffic::control).first;
+  const at::Tensor rows = world.all_gather_varying(rows_nC.contiguous(), Traffic::control).first;
+  at::Tensor result = at::empty_like(rows);
+  result.index_copy_(0, ids, rows);
+  return result;
 }
 
 }  // namespace graphlora

@@ -13,10 +13,10 @@
 namespace graphlora {
 
 struct Workspace {
-  /// Opens DATA and its partition for the world's size, building it on rank 0 where it is missing
-  /// or was cut otherwise. Errors are agreed. Collective.
+  /// Opens DATA and its partition for the world's size; rank 0 builds it where there is none that
+  /// can be reused. Errors are agreed. Collective.
   Workspace(Job& job, const std::filesystem::path& data, PartitionConfig partition,
-            int tensor_parallel = 1);
+            Reuse reuse = Reuse::same_cut, int tensor_parallel = 1);
 
   PartitionConfig partition;
   std::unique_ptr<ProcessGrid> grid;
@@ -25,5 +25,9 @@ struct Workspace {
   std::unique_ptr<NodeMap> map;
   Communicator& world() const { return grid->world(); }
 };
+
+/// All nodes' rows [N, …] of a tensor of owned rows [n, …], in node order, on every rank.
+/// Collective.
+at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC);
 
 }  // namespace graphlora

@@ -209,27 +209,43 @@ TEST_F(PartitionTest, AutoCutFollowsTheSplit) {
   EXPECT_EQ(report.at("cut").at("groups"), 8);
 }
 
-TEST_F(PartitionTest, IsCurrentOnlyForThisDatasetAndThisCut) {
+TEST_F(PartitionTest, IsReusedOnlyForThisDatasetAndWhatWasAskedFor) {
   const PlantedDataset planted(Planted{}), other(Planted{.seed = 2});
   const Dataset& dataset = planted.dataset();
   const PartitionConfig config{.parts = 2};
-  EXPECT_FALSE(partition_is_current(dataset, config));
+  EXPECT_EQ(reason_to_partition(dataset, config, Reuse::any), "is missing");
   write_partition(dataset, config);
-  EXPECT_TRUE(partition_is_current(dataset, config));
-  EXPECT_TRUE(partition_is_current(dataset, {.parts = 2, .method = "random", .seed = 9}));
-  EXPECT_TRUE(partition_is_current(dataset, {.parts = 2, .cut = "window"}));
-  EXPECT_FALSE(partition_is_current(dataset, {.parts = 3}));
-  EXPECT_FALSE(partition_is_current(dataset, {.parts = 2, .cut = "fold"}));
-  EXPECT_FALSE(partition_is_current(dataset, {.parts = 2, .groups = 4}));
+  struct Case {
+    PartitionConfig config;
+    Reuse needs;  ///< refused from this strictness on
+    const char* reason;
+  };
+  for (const Case& c :
+       {Case{{.parts = 2, .cut = "fold"}, Reuse::same_cut, "--graph.cut \"window\""},
+        Case{{.parts = 2, .groups = 4}, Reuse::same_cut, "--graph.groups 8, now 4"},
+        Case{{.parts = 2, .method = "random"}, Reuse::same_division, "--partition.method"},
+        Case{{.parts = 2, .max_degree = 5}, Reuse::same_division, "--partition.max-degree 0"}}) {
+    for (const Reuse reuse : {Reuse::any, Reuse::same_cut, Reuse::same_division}) {
+      const auto reason = reason_to_partition(dataset, c.config, reuse);
+      EXPECT_EQ(reason.has_value(), reuse >= c.needs) << c.reason;
+      if (reason) EXPECT_NE(reason->find(c.reason), std::string::npos) << *reason;
+    }
+  }
+  // What auto means here; the seed alone is no reason.
+  EXPECT_EQ(
+      reason_to_partition(dataset, {.parts = 2, .cut = "window", .seed = 9}, Reuse::same_division),
+      std::nullopt);
+  EXPECT_EQ(reason_to_partition(dataset, {.parts = 3}, Reuse::any), "is missing");
   std::filesystem::copy(partition_directory(dataset, 2), partition_directory(other.dataset(), 2));
-  EXPECT_FALSE(partition_is_current(other.dataset(), config));
+  EXPECT_EQ(reason_to_partition(other.dataset(), config, Reuse::any),
+            "belongs to an older dataset");
 
   for (const char* text : {"", "{", "[]", "{}", R"({"format_version":1,"parts":2})", "\xff\xfe"}) {
     write_file(partition_directory(dataset, 2) / "partition.json", text);
-    EXPECT_THROW(partition_is_current(dataset, config), DataError) << text;
+    EXPECT_THROW(reason_to_partition(dataset, config, Reuse::any), DataError) << text;
   }
   std::filesystem::remove(partition_directory(dataset, 2) / "partition.json");
-  EXPECT_THROW(partition_is_current(dataset, config), DataError);
+  EXPECT_THROW(reason_to_partition(dataset, config, Reuse::any), DataError);
 }
 
 TEST_F(PartitionTest, MorePartsThanNodesLeavesNothingBehind) {
@@ -278,18 +294,18 @@ TEST(Partition, EnsureBuildsOnRankZeroWhatIsMissingOrCutOtherwise) {
     world().barrier();
     return time;
   };
-  ensure_partition(job(), dataset, config);
-  EXPECT_TRUE(partition_is_current(dataset, config));
+  ensure_partition(job(), dataset, config, Reuse::same_cut);
+  EXPECT_EQ(reason_to_partition(dataset, config, Reuse::same_division), std::nullopt);
   const auto first = written();
-  ensure_partition(job(), dataset, config);
+  ensure_partition(job(), dataset, config, Reuse::same_cut);
   EXPECT_EQ(written(), first);  // reused
   config.cut = "fold";
-  ensure_partition(job(), dataset, config);
+  ensure_partition(job(), dataset, config, Reuse::same_cut);
   EXPECT_NE(written(), first);
-  EXPECT_TRUE(partition_is_current(dataset, config));
+  EXPECT_EQ(reason_to_partition(dataset, config, Reuse::same_division), std::nullopt);
 
   config.parts = world().size() + 1;  // an error of rank 0 reaches every rank
-  EXPECT_THROW(ensure_partition(job(), dataset, config), AgreedError);
+  EXPECT_THROW(ensure_partition(job(), dataset, config, Reuse::same_cut), AgreedError);
 }
 
 }  // namespace

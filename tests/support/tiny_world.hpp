@@ -101,17 +101,6 @@ inline ModelConfig tiny_model_config() {
   return config;
 }
 
-/// Rows of all ranks in node order. Collective.
-inline at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {
-  const auto [ids, id_counts] =
-      workspace.world().all_gather_varying(workspace.shard->owned(), Traffic::control);
-  const auto [rows, counts] =
-      workspace.world().all_gather_varying(rows_nC.contiguous(), Traffic::control);
-  at::Tensor result = at::empty_like(rows);
-  result.index_copy_(0, ids, rows);
-  return result;
-}
-
 /// Largest |a − b| over the largest |b|.
 inline double relative_difference(const at::Tensor& a, const at::Tensor& b) {
   if (a.numel() == 0) return b.numel() == 0 ? 0 : 1;

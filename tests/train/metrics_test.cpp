@@ -97,7 +97,6 @@ TEST(Metrics, UndefinedAndEmpty) {
   EXPECT_EQ(empty.to_json(),
             nlohmann::json::parse(R"({"rows":0,"auc":null,"auc_stderr":null,"uauc":null,
                                       "uauc_weighted":null,"uauc_users":0})"));
-  EXPECT_FALSE(paired_difference({}, {}, {}).has_value());
 }
 
 TEST(Metrics, NanScoresAreRefused) {
@@ -130,25 +129,6 @@ TEST(Metrics, BootstrapIsSeeded) {
   EXPECT_EQ(error(1), error(1));
   EXPECT_NE(error(1), error(2));
   EXPECT_FALSE(ranking_quality(rows.score, rows.label, rows.user, 0).auc_stderr.has_value());
-}
-
-TEST(Metrics, PairedDifferenceUsesTheSameResamples) {
-  const Rows rows = random_rows(2000, 1000, 5, 0.8, 6);
-  const auto same = paired_difference(rows.score, rows.score, rows.label);
-  ASSERT_TRUE(same.has_value());
-  EXPECT_EQ(same->first, 0);
-  EXPECT_EQ(same->second, 0);
-
-  // A little noise on top: the paired error is far below that of two independent samples.
-  SplitMix64 random(1);
-  std::vector<float> noisy = rows.score;
-  for (float& score : noisy) score += static_cast<float>(0.1 * random.normal());
-  const auto difference = paired_difference(rows.score, noisy, rows.label);
-  ASSERT_TRUE(difference.has_value());
-  EXPECT_NEAR(difference->first, *auc(rows.score, rows.label) - *auc(noisy, rows.label), 1e-15);
-  const double single = *ranking_quality(rows.score, rows.label, rows.user).auc_stderr;
-  EXPECT_LT(difference->second, 0.5 * single);
-  EXPECT_GT(difference->second, 0);
 }
 
 }  // namespace

@@ -10,7 +10,10 @@
 namespace graphlora {
 namespace {
 
-const auto kAll = [](const Parameter&) { return true; };
+/// All parameters move, for the n-th time.
+std::function<std::int64_t(const Parameter&)> update(std::int64_t n) {
+  return [n](const Parameter&) { return n; };
+}
 
 Parameter parameter(const std::string& name, at::Tensor value,
                     Placement placement = Placement::projector, bool decay = true) {
@@ -39,7 +42,7 @@ TEST(Optimizer, AdamWEqualsTorchInFp64) {
   for (const auto& step : golden.at("steps")) {
     weight.mutable_grad() = tensor_of(step.at("weight_grad")).reshape({5, 3});
     bias.mutable_grad() = tensor_of(step.at("bias_grad"));
-    optimizer.step(++number, step.at("factor"), kAll);
+    optimizer.step(step.at("factor"), update(++number));
     EXPECT_FALSE(weight.grad().defined());
     expect_close(weight.detach().flatten(), tensor_of(step.at("weight")), 1e-12);
     expect_close(bias.detach(), tensor_of(step.at("bias")), 1e-12);
@@ -57,9 +60,9 @@ TEST(Optimizer, UndefinedGradientIsZero) {
   Optimizer optimizer({parameter("a", a), parameter("b", b)}, config);
   a.mutable_grad() = at::ones({7});
   b.mutable_grad() = at::ones({7});
-  optimizer.step(1, 1, kAll);
+  optimizer.step(1, update(1));
   b.mutable_grad() = at::zeros({7});
-  optimizer.step(2, 1, kAll);
+  optimizer.step(1, update(2));
   EXPECT_TRUE(at::equal(a.detach(), b.detach()));
 }
 
@@ -69,11 +72,27 @@ TEST(Optimizer, OnlyWhatTrainsMovesAndEveryGradientIsDropped) {
   Optimizer optimizer({parameter("a", a), parameter("b", b, Placement::gnn)}, {});
   a.mutable_grad() = at::ones({3});
   b.mutable_grad() = at::ones({3});
-  optimizer.step(1, 1, [](const Parameter& p) { return p.placement != Placement::gnn; });
+  optimizer.step(1, [](const Parameter& p) { return p.placement == Placement::gnn ? 0 : 1; });
   EXPECT_TRUE(at::equal(b.detach(), b_before));
   EXPECT_EQ(optimizer.states()[1].exp_avg.abs().sum().item<float>(), 0);
   EXPECT_FALSE(a.grad().defined());
   EXPECT_FALSE(b.grad().defined());
+}
+
+TEST(Optimizer, AParameterThatStartsLaterMovesLikeOneThatStartsAtOnce) {
+  const at::Tensor early = at::zeros({3}), late = at::zeros({3});
+  Optimizer optimizer({parameter("early", early), parameter("late", late, Placement::gnn)}, {});
+  at::Tensor early_after_3;
+  for (std::int64_t step = 1; step <= 6; ++step) {
+    early.mutable_grad() = at::arange(3, at::kFloat);
+    late.mutable_grad() = at::arange(3, at::kFloat);
+    optimizer.step(1, [&](const Parameter& p) {
+      return p.placement == Placement::gnn ? std::max<std::int64_t>(0, step - 3) : step;
+    });
+    if (step == 3) early_after_3 = early.detach().clone();
+  }
+  EXPECT_GT(early_after_3.abs().max().item<float>(), 0);
+  EXPECT_TRUE(at::equal(late.detach(), early_after_3));
 }
 
 TEST(Optimizer, EachPlacementHasItsRate) {
@@ -100,7 +119,7 @@ TEST(Optimizer, Sgd) {
   Optimizer optimizer({parameter("a", a)}, config);
   EXPECT_FALSE(optimizer.states()[0].exp_avg.defined());
   a.mutable_grad() = at::arange(4, at::kDouble).reshape({2, 2});
-  optimizer.step(1, 0.5, kAll);
+  optimizer.step(0.5, update(1));
   EXPECT_TRUE(at::equal(a.detach(), 1 - 0.25 * at::arange(4, at::kDouble).reshape({2, 2})));
 
   EmbeddingTable table{
@@ -126,7 +145,7 @@ TEST(Optimizer, LargeParametersUseEveryThreadAlike) {
     at::set_num_threads(count);
     Optimizer optimizer({parameter("p", value)}, {});
     value.mutable_grad() = gradient.clone();
-    optimizer.step(1, 1, kAll);
+    optimizer.step(1, update(1));
   }
   at::set_num_threads(threads);
   EXPECT_TRUE(at::equal(a.detach(), b.detach()));
@@ -172,7 +191,7 @@ TEST_P(OptimizerEmbedding, EqualsDenseAdamWOfTheMaterializedGradient) {
       total_nD.index_add_(0, rows_S, values_SD);
     }
     dense_nD.mutable_grad() = total_nD;
-    oracle.step(step, 0.5, kAll);
+    oracle.step(0.5, update(step));
     optimizer.step_embedding(table, gradient, step, 0.5);
     const double tolerance = type == at::kDouble ? 1e-12 : 2e-4;
     expect_close(table.weight_nD, dense_nD.detach(), tolerance);

@@ -42,5 +42,36 @@ TEST(Schedule, ConstantHasNoWarmUp) {
 
 TEST(Schedule, UnknownKind) { EXPECT_THROW((Schedule{.kind = "linear"}.factor(1)), ConfigError); }
 
+TEST(Stages, JointTrainsAllAtEveryStep) {
+  const Stages stages{.names = {"joint"}, .steps = 5};
+  for (std::int64_t step = 1; step <= 7; ++step) {
+    EXPECT_EQ(stages.updates(Placement::gnn, step), step);
+    EXPECT_EQ(stages.updates(Placement::lora_a_column, step), step);
+    EXPECT_EQ(stages.embedding_updates(step), step);
+    EXPECT_TRUE(stages.trains_embedding(step));
+  }
+}
+
+TEST(Stages, EachSideCountsItsOwnUpdates) {
+  // 7 steps in 3 stages: steps 1-3, 4-5, 6-7.
+  const Stages stages{.names = {"adapter", "projector", "joint"}, .steps = 7};
+  const std::vector<std::int64_t> lora{1, 2, 3, 3, 3, 4, 5}, graph{0, 0, 0, 1, 2, 3, 4};
+  for (std::int64_t step = 1; step <= 7; ++step) {
+    EXPECT_EQ(stages.updates(Placement::lora_b_row, step), lora[step - 1]) << step;
+    EXPECT_EQ(stages.updates(Placement::lambda, step), lora[step - 1]) << step;
+    EXPECT_EQ(stages.updates(Placement::projector, step), graph[step - 1]) << step;
+    EXPECT_EQ(stages.updates(Placement::gnn, step), graph[step - 1]) << step;
+    EXPECT_EQ(stages.embedding_updates(step), graph[step - 1]) << step;
+    EXPECT_EQ(stages.trains(Placement::gnn, step), step > 3) << step;
+    EXPECT_EQ(stages.trains(Placement::lambda, step), step < 4 || step > 5) << step;
+  }
+}
+
+TEST(Stages, MoreStagesThanSteps) {
+  const Stages stages{.names = {"adapter", "projector", "joint"}, .steps = 1};
+  EXPECT_EQ(stages.updates(Placement::lambda, 1), 1);
+  EXPECT_EQ(stages.updates(Placement::gnn, 1), 0);
+}
+
 }  // namespace
 }  // namespace graphlora

@@ -191,6 +191,21 @@ TEST(DistributedEqualsSingleParts, WithoutGraphAndWithoutProjector) {
   }
 }
 
+/// Stages: what stands still, and the bias correction of what starts later.
+TEST(DistributedEqualsSingleParts, Staged) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  const PartitionConfig partition;
+  TrainConfig config = tiny_train_config();
+  config.stages = {"adapter", "projector", "joint"};
+  const Outcome one = run_alone(data, partition, tiny_model_config(), config);
+  world().barrier();
+  expect_same(run(job(), data, partition, tiny_model_config(), config), one);
+}
+
 /// The gradient table: breaking any row that acts at T = 1 changes what two ranks train.
 TEST(GradientTable, EveryRowMatters) {
   if (world().size() < 2) GTEST_SKIP() << "needs two ranks";
