@@ -264,6 +264,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   if (checkpoint) {
     job.agree([&] {
       checkpoint->require_base(model.base());
+      checkpoint->require_model(model);
       checkpoint->load_parameters(model);
     });
     if (root) log::info("resuming {} after step {}", options.output, checkpoint->state().step);
@@ -274,8 +275,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   const TrainResult result = train(job, model, config, checkpoint ? &*checkpoint : nullptr);
   if (root) {
     fmt::print("{} after step {}: {}\n", result.interrupted ? "interrupted" : "trained",
-               result.state.step,
-               (config.output / fmt::format("step-{:06}", result.state.step)).string());
+               result.state.step, step_directory(config.output, result.state.step).string());
     if (result.state.best_step >= 0) {
       fmt::print("best validation AUC {:.4f} at step {}\n", result.state.best_auc,
                  result.state.best_step);

@@ -29,7 +29,8 @@ class Gnn {
   /// Collective.
   virtual at::Tensor forward(const GraphPlan& plan, Communicator& world, const at::Tensor& e_nD,
                              bool training) = 0;
-  /// Adds to the parameters' .grad() and to `gradient` (dense or low-rank part). Collective.
+  /// Sets the parameters' .grad() and the low-rank part of `gradient`, whose factor is the neck's
+  /// weight itself: to be used before that moves. Collective.
   virtual void backward(const at::Tensor& grad_g_nr, EmbeddingGradient& gradient) = 0;
   /// Sets data-dependent initial weights (PCA); seeded ones are set at construction. Collective.
   virtual void initialize(const GraphPlan& plan, Communicator& world, const at::Tensor& e_nD) = 0;

@@ -152,7 +152,20 @@ class WeightLoader {
   at::ScalarType type_;
 };
 
-std::string make_fingerprint(const LlamaConfig& c, const std::vector<SafetensorsReader>& files) {
+/// Bytes at four places of a tensor: enough to tell two models of the same shapes apart, and cheap
+/// over a network file system.
+void append_sample(const at::Tensor& tensor, std::string& text) {
+  constexpr std::size_t kPlaces = 4, kBytes = 256;
+  const auto* data = static_cast<const char*>(tensor.const_data_ptr());
+  const std::size_t size = tensor.nbytes();
+  for (std::size_t place = 0; place < kPlaces; ++place) {
+    const std::size_t begin = size / kPlaces * place;
+    text.append(data + begin, std::min(kBytes, size - begin));
+  }
+}
+
+std::string make_fingerprint(const std::filesystem::path& directory, const LlamaConfig& c,
+                             const std::vector<SafetensorsReader>& files) {
   std::string text =
       fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}\n", c.model_type, c.vocab_size,
                   c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads, c.head_dim,
@@ -163,8 +176,11 @@ std::string make_fingerprint(const LlamaConfig& c, const std::vector<Safetensors
     for (const auto& [name, entry] : file.entries()) {
       text += fmt::format("{} {} [{}] {}\n", name, c10::toString(entry.dtype),
                           fmt::join(entry.shape, ","), entry.begin);
+      append_sample(file.tensor(name), text);
     }
   }
+  if (std::filesystem::exists(directory / "tokenizer.json"))
+    text += sha256_file(directory / "tokenizer.json");
   return sha256(text);
 }
 
@@ -175,7 +191,7 @@ HfCheckpoint::HfCheckpoint(const std::filesystem::path& directory)
   for (const auto& path : weight_files(directory)) files_.emplace_back(path);
   for (const auto& [name, shape] : expected_tensors(config_))
     check_tensor(holder(files_, name), name, shape);
-  fingerprint_ = make_fingerprint(config_, files_);
+  fingerprint_ = make_fingerprint(directory, config_, files_);
 }
 
 BaseWeights HfCheckpoint::load(const Precision& precision, std::int32_t yes_token,

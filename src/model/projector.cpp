@@ -7,7 +7,7 @@
 namespace graphlora {
 
 Projector::Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden,
-                     at::ScalarType dtype, std::uint64_t seed, const at::Tensor& input_scale_D) {
+                     at::ScalarType dtype, std::uint64_t seed) {
   const auto add = [&](const std::string& name, at::IntArrayRef shape, std::int64_t inputs,
                        bool decay) {
     // PyTorch's default for Linear: weight and bias uniform within 1/sqrt(inputs).
@@ -19,10 +19,11 @@ Projector::Projector(std::int64_t embedding_width, std::int64_t middle, std::int
   add("projector.0.bias", {middle}, embedding_width, false);
   add("projector.2.weight", {hidden, middle}, middle, true);
   add("projector.2.bias", {hidden}, middle, false);
-  if (input_scale_D.defined()) {
-    const at::NoGradGuard guard;
-    parameters_[0].value.mul_(input_scale_D.to(dtype));
-  }
+}
+
+void Projector::scale_input(const at::Tensor& scale_D) {
+  const at::NoGradGuard guard;
+  parameters_[0].value.mul_(scale_D.to(parameters_[0].value.scalar_type()));
 }
 
 at::Tensor Projector::forward(const at::Tensor& e_AD) const {

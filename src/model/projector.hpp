@@ -12,10 +12,12 @@ namespace graphlora {
 /// projector.2.{weight,bias}.
 class Projector {
  public:
-  /// Drawn from (seed, name). `input_scale_D`: factor per column folded into the first layer's
-  /// initial weights, so that it reads columns of about unit variance while E·E stays a score.
+  /// Drawn from (seed, name).
   Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden,
-            at::ScalarType dtype, std::uint64_t seed, const at::Tensor& input_scale_D);
+            at::ScalarType dtype, std::uint64_t seed);
+  /// Folds a factor per column of E into the first layer's initial weights, so that it reads
+  /// columns of about unit variance while E·E stays a score.
+  void scale_input(const at::Tensor& scale_D);
   at::Tensor forward(const at::Tensor& e_AD) const;  ///< e_AD → (A, H). Local, differentiable.
   const std::vector<Parameter>& parameters() const { return parameters_; }
 

@@ -99,7 +99,8 @@ nlohmann::json make_manifest(Recommender& model, const TrainingState& state,
       {"state",
        {{"best_auc", state.best_auc},
         {"best_step", state.best_step},
-        {"evaluations_since_best", state.evaluations_since_best}}},
+        {"evaluations_since_best", state.evaluations_since_best},
+        {"evaluated_step", state.evaluated_step}}},
       {"base_model",
        {{"path", model.base().directory().string()}, {"fingerprint", model.base().fingerprint()}}},
       {"dataset",
@@ -167,9 +168,9 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
                      const TrainingState& state, const RunIdentity& identity) {
   const Workspace& workspace = model.workspace();
   Communicator& world = workspace.world();
-  check_replicas_equal(*workspace.grid, model.parameters());
+  job.agree([&] { check_replicas_equal(*workspace.grid, model.parameters()); });
 
-  CollectiveDirectory directory(job, output / step_name(state.step));
+  CollectiveDirectory directory(job, step_directory(output, state.step));
   const fs::path& path = directory.path();
   job.agree([&] {
     write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table());
@@ -185,6 +186,10 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
     directory.commit();
     write_file(output / "LATEST", step_name(state.step) + "\n");
   });
+}
+
+fs::path step_directory(const fs::path& output, std::int64_t step) {
+  return output / step_name(step);
 }
 
 void mark_best(const fs::path& output, std::int64_t step) {
@@ -204,11 +209,16 @@ void delete_old_steps(const fs::path& output, std::int64_t keep) {
     const auto x = a.filename().string(), y = b.filename().string();
     return std::pair(x.size(), x) > std::pair(y.size(), y);
   });
+  steps.erase(steps.begin(),
+              steps.begin() + std::min(keep, static_cast<std::int64_t>(steps.size())));
   for (const char* pointer : {"BEST", "LATEST"}) {
     if (fs::exists(output / pointer)) std::erase(steps, named_step(output, pointer));
   }
-  const auto kept = std::min<std::size_t>(steps.size(), static_cast<std::size_t>(keep - 1));
-  for (std::size_t i = kept; i < steps.size(); ++i) fs::remove_all(steps[i]);
+  for (const fs::path& step : steps) {
+    std::error_code error;
+    fs::remove_all(step, error);
+    if (error) log::warn("{}: cannot delete this old step: {}", step.string(), error.message());
+  }
 }
 
 std::optional<fs::path> latest_step(const fs::path& output) {
@@ -275,10 +285,19 @@ ModelConfig Checkpoint::model_config() const {
 }
 
 TrainingState Checkpoint::state() const {
-  const auto& state = manifest_.at("state");
-  return {manifest_.at("step").get<std::int64_t>(), state.at("best_auc").get<double>(),
-          state.at("best_step").get<std::int64_t>(),
-          state.at("evaluations_since_best").get<std::int64_t>()};
+  const auto& json = manifest_.at("state");
+  const TrainingState state{manifest_.at("step").get<std::int64_t>(),
+                            json.at("best_auc").get<double>(),
+                            json.at("best_step").get<std::int64_t>(),
+                            json.at("evaluations_since_best").get<std::int64_t>(),
+                            json.at("evaluated_step").get<std::int64_t>()};
+  if (state.step < 0 || state.best_step < -1 || state.best_step > state.step ||
+      state.evaluations_since_best < 0 || state.evaluated_step < -1 ||
+      state.evaluated_step > state.step) {
+    throw DataError("{}: is damaged (a step or count out of range)",
+                    (directory_ / "manifest.json").string());
+  }
+  return state;
 }
 
 bool Checkpoint::bias_columns() const { return manifest_.value("bias_columns", false); }
@@ -321,6 +340,31 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
   require("batch_size", "--batch-size", identity.batch_size);
   require("block", "--train.block", identity.block);
   require("max_train_examples", "--max-train-examples", identity.max_train_examples);
+}
+
+void Checkpoint::require_model(const Recommender& model) const {
+  const auto differs = [&](std::string option, const nlohmann::json& stored,
+                           const nlohmann::json& now) {
+    if (stored == now) return;
+    std::replace(option.begin(), option.end(), '_', '-');
+    throw ConfigError(
+        "--resume: --{} was {} in {}, now {}; give the old value or start a new --output", option,
+        stored.dump(), directory_.string(), now.dump());
+  };
+  const nlohmann::json &stored = manifest_.at("model"), now = to_json(model.config());
+  for (const auto& [section, values] : now.items()) {
+    if (!values.is_object()) {
+      differs(section, stored.at(section), values);
+      continue;
+    }
+    for (const auto& [key, value] : values.items())
+      differs(key == "type" && section == "projector" ? section : section + "." + key,
+              stored.at(section).at(key), value);
+  }
+  if (manifest_.at("templates") != model.prompts().source()) {
+    throw ConfigError("--resume: --prompt.templates holds other templates than the run in {}",
+                      directory_.string());
+  }
 }
 
 void Checkpoint::load_parameters(Recommender& model) const {

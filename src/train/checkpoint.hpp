@@ -19,6 +19,7 @@ struct TrainingState {
   double best_auc = -1;  ///< best validation AUC so far, -1: none
   std::int64_t best_step = -1;
   std::int64_t evaluations_since_best = 0;
+  std::int64_t evaluated_step = -1;  ///< last step whose validation was done, -1: none
 };
 
 /// Settings of a run that a resumed one must share; refused by name when they differ.
@@ -31,10 +32,12 @@ struct RunIdentity {
 /// parameters are hash-compared first. Collective; errors are agreed.
 void save_checkpoint(Job& job, const std::filesystem::path& output, Recommender& model,
                      Optimizer& optimizer, const TrainingState& state, const RunIdentity& identity);
+/// OUTPUT/step-NNNNNN.
+std::filesystem::path step_directory(const std::filesystem::path& output, std::int64_t step);
 /// Names a step in OUTPUT/BEST. Local to rank 0.
 void mark_best(const std::filesystem::path& output, std::int64_t step);
-/// Deletes all but the newest `keep` steps; never BEST's or LATEST's. keep <= 0: keeps all. Local
-/// to rank 0.
+/// Deletes all but the newest `keep` steps; never BEST's or LATEST's. keep <= 0: keeps all. What
+/// cannot be deleted is a warning. Throws DataError if BEST or LATEST is damaged. Local to rank 0.
 void delete_old_steps(const std::filesystem::path& output, std::int64_t keep);
 
 /// A step directory opened for reading: manifest checked, every file's size and checksum verified.
@@ -57,6 +60,8 @@ class Checkpoint {
   void require_base(const HfCheckpoint& base) const;
   /// Throws ConfigError naming the first setting that differs from the run that wrote it.
   void require_identity(const RunIdentity& identity) const;
+  /// The same for the model's configuration and its prompt templates.
+  void require_model(const Recommender& model) const;
   /// Copies the stored values into the model's dense parameters. Throws DataError, ShapeError.
   /// Local.
   void load_parameters(Recommender& model) const;

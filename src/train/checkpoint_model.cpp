@@ -21,7 +21,7 @@ CheckpointModel::CheckpointModel(Job& job, const std::filesystem::path& data,
     partition.cut = to_string(checkpoint_->cut());
     partition.groups = checkpoint_->groups();
   });
-  workspace_ = std::make_unique<Workspace>(job, data, partition);
+  workspace_ = std::make_unique<Workspace>(job, data, partition, Reuse::any);
   EmbeddingTable table;
   job.agree([&] {
     checkpoint_->require_dataset(*workspace_->dataset);

@@ -133,7 +133,7 @@ void write_embeddings(Communicator& world, const std::filesystem::path& director
     try {
       if (round + world.rank() < files && !failure)
         write_safetensors(directory / file_name(round + world.rank(), files), contents);
-    } catch (const Error&) {
+    } catch (...) {
       failure = std::current_exception();
     }
   }

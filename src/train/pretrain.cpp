@@ -281,7 +281,7 @@ PretrainResult pretrain_in(Job& job, const Dataset& dataset, const at::Tensor& o
     done.loss = total(world, loss, ReduceOp::sum) / static_cast<double>(count);
     job.agree([&] {
       if (!std::isfinite(done.loss))
-        throw ConfigError("pretrain diverged in epoch {}; lower --pretrain.lr", epoch);
+        throw DataError("pretrain diverged in epoch {}; lower --pretrain.lr", epoch);
     });
     done.valid_auc = embedding_auc(world, dataset, map, {factorization.weight_nD(), {}, {}}, valid);
     done.seconds = seconds_since(epoch_start);

@@ -8,16 +8,21 @@ namespace graphlora {
 namespace {
 
 constexpr std::int64_t kMaxProjectorMiddle = 1 << 20;
+constexpr std::int64_t kRowsPerBlock = 1 << 16;
 
 /// Factor per column of E that gives what the projector reads unit root mean square (bias columns:
 /// 3, since two columns must stand against the many others). Collective.
 at::Tensor projector_input_scale(const Workspace& workspace, const EmbeddingTable& table,
                                  bool bias_columns) {
-  const at::Tensor e_nD = table.weight_nD.to(at::kDouble);
-  const at::Tensor present_n = (e_nD != 0).any(1).sum().to(at::kDouble);
-  at::Tensor sums = at::cat({e_nD.square().sum(0), present_n.view({1})});
+  const std::int64_t width = table.weight_nD.size(1), rows = table.weight_nD.size(0);
+  at::Tensor sums = at::zeros({width + 1}, at::kDouble);  // squares per column, rows that are not 0
+  for (std::int64_t begin = 0; begin < rows; begin += kRowsPerBlock) {
+    const at::Tensor e_bD =
+        table.weight_nD.slice(0, begin, std::min(begin + kRowsPerBlock, rows)).to(at::kDouble);
+    sums.slice(0, 0, width).add_(e_bD.square().sum(0));
+    sums[width] += e_bD.ne(0).any(1).sum();
+  }
   workspace.world().all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
-  const std::int64_t width = e_nD.size(1);
   const at::Tensor rms_D = (sums.slice(0, 0, width) / sums[width].clamp_min(1)).sqrt();
   at::Tensor scale_D =
       at::where(rms_D > 0, rms_D.clamp_min(1e-12).reciprocal(), at::ones_like(rms_D));
@@ -82,6 +87,34 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
   } catch (const nlohmann::json::exception& e) {
     throw DataError("{}: the model's configuration is damaged ({})", where, e.what());
   }
+  // The limits of the command line.
+  const auto require = [&](bool valid, const char* key) {
+    if (!valid)
+      throw DataError("{}: the model's {} is damaged: not a value it can have", where, key);
+  };
+  const auto one_of = [](const std::string& value, std::initializer_list<const char*> values) {
+    return std::find(values.begin(), values.end(), value) != values.end();
+  };
+  const auto within = [](auto value, auto least, auto most) {
+    return value >= least && value <= most;
+  };
+  require(one_of(c.precision, {"bf16", "fp32", "fp64"}), "precision");
+  require(within(c.lora.rank, 1, 4096), "lora.rank");
+  require(within(c.lora.alpha, 0.0, 1e6), "lora.alpha");
+  require(within(c.lora.dropout, 0.0, 0.99), "lora.dropout");
+  for (const std::string& target : c.lora.targets)
+    require(std::find(kTargetNames.begin(), kTargetNames.end(), target) != kTargetNames.end(),
+            "lora.targets");
+  require(within(c.lora.lambda_lora, -1e3, 1e3), "inject.lambda_lora");
+  require(within(c.lora.lambda_gnn, -1e3, 1e3), "inject.lambda_gnn");
+  require(one_of(c.gnn.type, {"lightgcn", "none"}), "gnn.type");
+  require(within(c.gnn.layers, 0, 64), "gnn.layers");
+  require(one_of(c.gnn.init, {"pca", "random"}), "gnn.init");
+  require(one_of(c.projector, {"mlp", "none"}), "projector.type");
+  require(within(c.projector_middle, 0, kMaxProjectorMiddle), "projector.middle");
+  require(one_of(c.score, {"margin", "yes"}), "score");
+  require(within(c.prompt.history, 0, 1 << 16), "prompt.history");
+  require(within(c.prompt.max_tokens, 1, 1 << 20), "prompt.max_tokens");
   return c;
 }
 
@@ -145,9 +178,9 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
   });
   if (config_.projector != "none") {
     if (config_.projector_middle == 0) config_.projector_middle = 10 * width;
-    projector_ = std::make_unique<Projector>(
-        width, config_.projector_middle, base_->config().hidden_size, precision.parameter,
-        config_.seed, projector_input_scale(workspace_, table_, bias_columns_));
+    projector_ =
+        std::make_unique<Projector>(width, config_.projector_middle, base_->config().hidden_size,
+                                    precision.parameter, config_.seed);
   }
   anchors_ = std::make_unique<AnchorStage>(*workspace_.grid, *workspace_.map, *workspace_.shard,
                                            table_, gnn_.get(), projector_.get());
@@ -162,6 +195,8 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
 Recommender::~Recommender() = default;
 
 void Recommender::initialize_from_data() {
+  if (projector_ != nullptr)
+    projector_->scale_input(projector_input_scale(workspace_, table_, bias_columns_));
   if (gnn_ == nullptr) return;
   const auto plan = workspace_.shard->plan(workspace_.shard->cut().full_view());
   gnn_->initialize(*plan, workspace_.world(), table_.weight_nD);

@@ -26,7 +26,8 @@ struct ModelConfig {
   std::uint64_t seed = 1;
 };
 nlohmann::json to_json(const ModelConfig& config);
-/// Throws DataError naming `where` and the missing or wrong key.
+/// Throws DataError naming `where` and the missing or wrong key, or the one with an impossible
+/// value.
 ModelConfig model_config_from_json(const nlohmann::json& json, const std::string& where);
 
 /// Layer numbers of `text` ("middle", "all", "none", "3,15") for a model of `layers` layers. Throws
@@ -42,8 +43,8 @@ class Recommender {
               ModelConfig config, EmbeddingTable table, bool bias_columns);
   ~Recommender();
 
-  /// Sets the GNN's data-dependent initial weights. Collective; not for a model whose weights are
-  /// then loaded.
+  /// Sets the data-dependent initial weights: the projector's input scale, the GNN's directions.
+  /// Collective; not for a model whose weights are then loaded.
   void initialize_from_data();
 
   const Workspace& workspace() const { return workspace_; }

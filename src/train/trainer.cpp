@@ -217,11 +217,11 @@ StepResult Stepper::step(std::int64_t step) {
       *std::max_element(s + kScalars + grid.size(), s + kScalars + 2 * grid.size()));
   result.interrupted = s[kInterrupted] > 0;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    throw AgreedError(ExitCode::data, fmt::format("step {}: loss {}, gradient norm {}: training "
-                                                  "diverged; lower the learning rates or set "
-                                                  "--optim.clip; dataset rows of the batch: {}",
-                                                  step, result.loss, result.grad_norm,
-                                                  fmt::join(plan.batch.rows, ",")));
+    result.divergence = fmt::format(
+        "step {}: loss {}, gradient norm {}: training diverged; lower the learning rates or set "
+        "--optim.clip; dataset rows of the batch: {}",
+        step, result.loss, result.grad_norm, fmt::join(plan.batch.rows, ","));
+    return result;
   }
   if (config_.clip > 0 && result.grad_norm > config_.clip) {
     const double factor = config_.clip / result.grad_norm;
@@ -231,14 +231,15 @@ StepResult Stepper::step(std::int64_t step) {
     embedding_gradient.scale_(factor);
   }
   const double factor = schedule_.factor(step);
-  optimizer_.step(factor, [&](const Parameter& parameter) {
-    return stages_.trains(parameter.placement, step) ? stages_.updates(parameter.placement, step)
-                                                     : 0;
-  });
+  // E first: its gradient holds the GNN's weights, which the optimizer moves in place.
   if (stages_.trains_embedding(step)) {
     optimizer_.step_embedding(model_.table(), embedding_gradient, stages_.embedding_updates(step),
                               factor);
   }
+  optimizer_.step(factor, [&](const Parameter& parameter) {
+    return stages_.trains(parameter.placement, step) ? stages_.updates(parameter.placement, step)
+                                                     : 0;
+  });
   return result;
 }
 
@@ -255,7 +256,8 @@ class MetricsLog {
       std::ifstream old(path);
       for (std::string line; std::getline(old, line);) {
         const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-        if (json.is_object() && json.value("step", std::int64_t{0}) <= last_step)
+        if (json.is_object() && json.contains("step") && json["step"].is_number_integer() &&
+            json["step"] <= last_step)
           kept += line + "\n";
       }
     }
@@ -336,6 +338,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     }
     if (!root) return;
     make_directories(config.output);
+    // A run may have ended between LATEST and BEST.
+    if (const std::int64_t best = result.state.best_step;
+        best >= 0 && std::filesystem::exists(step_directory(config.output, best)))
+      mark_best(config.output, best);
     metrics = std::make_unique<MetricsLog>(config.output / "metrics.jsonl", result.state.step);
   });
   const std::int64_t steps =
@@ -349,7 +355,52 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     if (saved_step == result.state.step) return;
     save_checkpoint(job, config.output, model, stepper->optimizer(), result.state, identity);
     saved_step = result.state.step;
-    if (root) delete_old_steps(config.output, config.keep);
+    job.agree([&] {
+      if (!root) return;
+      if (result.state.best_step == saved_step) mark_best(config.output, saved_step);
+      delete_old_steps(config.output, config.keep);
+    });
+  };
+
+  // Scores the validation rows where that is due at the present step and was not done before.
+  const auto validate = [&] {
+    const std::int64_t step = result.state.step;
+    const bool due =
+        config.eval_every > 0 && step > 0 && (step % config.eval_every == 0 || step == steps);
+    if (!due || result.state.evaluated_step == step || valid_rows.empty()) return;
+    const auto eval_start = Clock::now();
+    const std::vector<float> scores =
+        score_rows(model, valid_rows, config.micro_batch, "validating");
+    // One rank computes and decides, and all follow.
+    at::Tensor auc = at::full({1}, -1.0, at::kDouble);
+    job.agree([&] {
+      if (!root) return;
+      const Evaluation evaluation = quality_of(dataset, valid_rows, scores);
+      auc.fill_(evaluation.all.auc.value_or(-1.0));
+      nlohmann::ordered_json line{{"step", step}};
+      line.update(evaluation.to_json("valid", seconds_since(eval_start)));
+      metrics->write(line);
+    });
+    world.broadcast(auc, 0, Traffic::control).wait();
+    const double now = auc.item<double>();
+    result.state.evaluated_step = step;
+    saved_step = -1;  // what was saved of this step, if anything, does not know of the validation
+    if (now < 0) {
+      if (root) log::warn("step {}: the validation rows hold one label only: no AUC", step);
+      return;
+    }
+    const bool better = now > result.state.best_auc;
+    result.state.evaluations_since_best = better ? 0 : result.state.evaluations_since_best + 1;
+    if (root)
+      log::info("step {}: validation AUC {:.4f} on {} rows{}", step, now, valid_rows.size(),
+                better ? ", the best so far" : "");
+    if (!better) return;
+    result.state.best_auc = now;
+    result.state.best_step = step;
+    save();
+  };
+  const auto stopped_early = [&] {
+    return config.patience > 0 && result.state.evaluations_since_best >= config.patience;
   };
 
   const auto start = Clock::now();
@@ -357,13 +408,14 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   const Communication at_start = communication_of(world, workspace.grid->data());
   Progress progress("training", steps, "steps", root, result.state.step);
   std::deque<double> recent_losses;
-  bool stop = false;
-  while (!stop && result.state.step < steps) {
+  validate();  // of a run that was interrupted before it could
+  while (!result.interrupted && !stopped_early() && result.state.step < steps) {
     const std::int64_t step = result.state.step + 1;
     job.set_step(step);
     const auto step_start = Clock::now();
     const Communication before = communication_of(world, workspace.grid->data());
     const StepResult r = stepper->step(step);
+    if (!r.divergence.empty()) job.agree([&] { throw DataError("{}", r.divergence); });
     const Communication after = communication_of(world, workspace.grid->data());
     const double step_seconds = seconds_since(step_start);
     result.state.step = step;
@@ -390,45 +442,12 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
       progress.update(step, fmt::format("loss {:.3f}, {:.0f} tokens/s", result.final_loss,
                                         static_cast<double>(r.tokens) / step_seconds));
     }
-    if (r.interrupted) {
-      result.interrupted = stop = true;
-    } else if (config.eval_every > 0 && (step % config.eval_every == 0 || step == steps) &&
-               !valid_rows.empty()) {
-      const auto eval_start = Clock::now();
-      const std::vector<float> scores =
-          score_rows(model, valid_rows, config.micro_batch, "validating");
-      const Evaluation evaluation = quality_of(dataset, valid_rows, scores);
-      // One rank decides and all follow, whatever their rounding.
-      at::Tensor auc = at::full({1}, evaluation.all.auc.value_or(-1.0), at::kDouble);
-      world.broadcast(auc, 0, Traffic::control).wait();
-      const double now = auc.item<double>();
-      const bool better = now > result.state.best_auc;
-      result.state.evaluations_since_best = better ? 0 : result.state.evaluations_since_best + 1;
-      if (better) {
-        result.state.best_auc = now;
-        result.state.best_step = step;
-      }
-      if (root) {
-        nlohmann::ordered_json line{{"step", step}};
-        line.update(evaluation.to_json("valid", seconds_since(eval_start)));
-        metrics->write(line);
-        log::info("step {}: validation AUC {:.4f} on {} rows{}", step, now, valid_rows.size(),
-                  better ? ", the best so far" : "");
-      }
-      if (better) {
-        save();
-        job.agree([&] {
-          if (root) mark_best(config.output, step);
-        });
-      }
-      if (config.patience > 0 && result.state.evaluations_since_best >= config.patience) {
-        if (root)
-          log::info("no better validation AUC in {} evaluations: stopping early", config.patience);
-        stop = true;
-      }
-    }
+    result.interrupted = r.interrupted;
+    if (!result.interrupted) validate();
     if (config.save_every > 0 && step % config.save_every == 0) save();
   }
+  if (root && stopped_early())
+    log::info("no better validation AUC in {} evaluations: stopping early", config.patience);
   progress.finish();
   save();
   if (result.state.step == first_step) return result;

@@ -51,6 +51,7 @@ struct StepResult {
   std::int64_t examples = 0, tokens = 0, peak_memory_bytes = 0;
   double token_imbalance = 1;  ///< most tokens of a rank over the mean
   bool interrupted = false;
+  std::string divergence;  ///< why this step moved nothing: a loss or norm that is not finite
 };
 
 /// One training step after another over a model; holds the sampler, the optimizer and the gradient
@@ -58,8 +59,7 @@ struct StepResult {
 class Stepper {
  public:
   Stepper(Recommender& model, const TrainConfig& config, std::int64_t steps);
-  /// Collective. Throws DataError (agreed by construction: the loss is reduced) on a loss or norm
-  /// that is not finite.
+  /// Collective; the result is the same on every rank but for the time it took.
   StepResult step(std::int64_t step);
   Optimizer& optimizer() { return optimizer_; }
   GradientSync& gradient_sync() { return sync_; }

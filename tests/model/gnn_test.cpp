@@ -6,36 +6,13 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "core/error.hpp"
-#include "graph/bipartite_graph.hpp"
+#include "support/dense_graph.hpp"
 #include "support/tiny_world.hpp"
 
 namespace graphlora::test {
 namespace {
 
 constexpr std::int64_t kWidth = 12, kRank = 4, kLayers = 3;
-
-/// S = D^-1/2·A·D^-1/2 of the graph that a view leaves, dense, from the dataset itself.
-at::Tensor dense_symmetric(const Dataset& dataset, const CutRule& cut, const CutView& view) {
-  at::Tensor a_NN = at::zeros({dataset.nodes(), dataset.nodes()}, at::kDouble);
-  for (const std::int64_t row : dataset.rows_of(Split::train)) {
-    if (dataset.label()[row] == 0) continue;
-    const int group = cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row]);
-    if (group >= view.drop_begin && group < view.drop_end) continue;
-    a_NN[dataset.user_node(row)][dataset.item_node(row)] = 1;
-    a_NN[dataset.item_node(row)][dataset.user_node(row)] = 1;
-  }
-  const at::Tensor degree_N = a_NN.sum(1);
-  const at::Tensor factor_N = at::where(degree_N > 0, degree_N.rsqrt(), at::zeros_like(degree_N));
-  return factor_N.unsqueeze(1) * a_NN * factor_N;
-}
-
-at::Tensor random_tensor(at::IntArrayRef shape, const char* name) {
-  at::Tensor values = at::empty(shape, at::kDouble);
-  SplitMix64 random(hash_name(3, name));
-  for (std::int64_t i = 0; i < values.numel(); ++i)
-    values.mutable_data_ptr<double>()[i] = random.normal();
-  return values;
-}
 
 TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
   SharedDirectory directory(world());

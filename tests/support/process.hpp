@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -28,9 +29,11 @@ struct ProcessResult {
   double cpu_seconds = 0;  ///< user and system time
 };
 
-/// Runs argv[0] (searched in PATH) with its arguments; standard input is empty.
+/// Runs argv[0] (searched in PATH) with its arguments; standard input is empty. Once `interrupt`
+/// (asked every 5 ms) is true it gets SIGUSR1.
 inline ProcessResult run_process(const std::vector<std::string>& argv,
-                                 std::chrono::seconds limit = std::chrono::seconds(120)) {
+                                 std::chrono::seconds limit = std::chrono::seconds(120),
+                                 std::function<bool()> interrupt = {}) {
   const TemporaryDirectory directory;
   const std::string out = directory / "out", err = directory / "err";
   std::vector<char*> pointers;
@@ -52,6 +55,10 @@ inline ProcessResult run_process(const std::vector<std::string>& argv,
   rusage usage{};
   while (wait4(pid, &status, WNOHANG, &usage) == 0) {
     if (std::chrono::steady_clock::now() - start > limit) kill(pid, SIGKILL);
+    if (interrupt && interrupt()) {
+      kill(pid, SIGUSR1);
+      interrupt = {};
+    }
     const timespec pause{0, 5'000'000};
     nanosleep(&pause, nullptr);
   }

@@ -4,6 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
 #include "graph/bipartite_graph.hpp"
 #include "support/tiny_world.hpp"
 #include "train/embedding_store.hpp"
@@ -32,7 +36,7 @@ TrainConfig tiny_train_config() {
 struct Outcome {
   std::vector<StepResult> steps;
 
-  std::vector<at::Tensor> parameters;
+  std::vector<at::Tensor> parameters, moments;
   at::Tensor e, exp_avg, exp_avg_sq;
   std::vector<float> scores;
 };
@@ -59,6 +63,10 @@ Outcome run(Job& job, const std::filesystem::path& data, const PartitionConfig& 
   for (std::int64_t step = 1; step <= kSteps; ++step) outcome.steps.push_back(stepper.step(step));
   for (const Parameter& p : model.parameters())
     outcome.parameters.push_back(p.value.detach().clone());
+  for (const Optimizer::State& state : stepper.optimizer().states()) {
+    outcome.moments.push_back(state.exp_avg);
+    outcome.moments.push_back(state.exp_avg_sq);
+  }
   outcome.e = in_node_order(workspace, model.table().weight_nD);
   outcome.exp_avg = in_node_order(workspace, model.table().exp_avg_nD);
   outcome.exp_avg_sq = in_node_order(workspace, model.table().exp_avg_sq_nD);
@@ -81,6 +89,11 @@ void expect_same(const Outcome& many, const Outcome& one) {
   for (std::size_t i = 0; i < one.parameters.size(); ++i) {
     EXPECT_LT(relative_difference(many.parameters[i], one.parameters[i]), kTolerance)
         << "parameter " << i;
+  }
+  ASSERT_EQ(many.moments.size(), 2 * one.parameters.size());
+  for (std::size_t i = 0; i < one.moments.size(); ++i) {
+    EXPECT_LT(relative_difference(many.moments[i], one.moments[i]), kTolerance)
+        << "moment of parameter " << i / 2;
   }
   EXPECT_LT(relative_difference(many.e, one.e), kTolerance);
   EXPECT_LT(relative_difference(many.exp_avg, one.exp_avg), kTolerance);
@@ -191,6 +204,52 @@ TEST(DistributedEqualsSingleParts, WithoutGraphAndWithoutProjector) {
   }
 }
 
+/// Adapters on every linear, column- and row-parallel ones alike, and learned λs.
+TEST(DistributedEqualsSingleParts, EveryTargetAndLearnedLambdas) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  ModelConfig model = tiny_model_config();
+  model.lora.targets.assign(kTargetNames.begin(), kTargetNames.end());
+  model.lora.learn_lambda = true;
+  const PartitionConfig partition;
+  const Outcome one = run_alone(data, partition, model, tiny_train_config());
+  world().barrier();
+  expect_same(run(job(), data, partition, model, tiny_train_config()), one);
+}
+
+/// E moves by the gradient at this step's GNN weights, not at those the same step makes.
+TEST(Stepper, UpdateOfEDoesNotSeeTheGnnsUpdate) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  const Workspace workspace(job(), data, PartitionConfig{});
+  const auto e_after_a_step = [&](const char* optimizer, double gnn_rate) {
+    Recommender model(job(), workspace, kTinyLlama, tiny_model_config(),
+                      tiny_embeddings(workspace, kWidth, at::kDouble), false);
+    model.initialize_from_data();
+    {
+      const at::NoGradGuard guard;
+      for (const Parameter& p : model.parameters())
+        if (p.name.ends_with("lora_B.weight")) at::Tensor(p.value).fill_(0.1);
+    }
+    TrainConfig config = tiny_train_config();
+    config.optimizer.type = optimizer;
+    config.optimizer.lr_gnn = gnn_rate;
+    Stepper stepper(model, config, kSteps);
+    stepper.step(1);
+    return model.table().weight_nD;
+  };
+  for (const char* optimizer : {"adamw", "sgd"}) {
+    EXPECT_TRUE(at::equal(e_after_a_step(optimizer, 0), e_after_a_step(optimizer, 10)))
+        << optimizer;
+  }
+}
+
 /// Stages: what stands still, and the bias correction of what starts later.
 TEST(DistributedEqualsSingleParts, Staged) {
   SharedDirectory directory(world());
@@ -269,7 +328,71 @@ TEST(ParameterTraffic, EqualsTheParametersBytes) {
                              workspace.grid->data().counter(Traffic::parameters).bytes;
   EXPECT_EQ(moved, 3 * expected);
   EXPECT_EQ(stepper.gradient_sync().bytes_per_step(), expected);
-  EXPECT_EQ(workspace.grid->world().counter(Traffic::embedding).bytes, 0);
+  // The scalars of a step: loss, tokens, norm of E, two of the ratio, signal; two a rank.
+  EXPECT_EQ(workspace.grid->world().counter(Traffic::metrics).bytes,
+            3 * static_cast<std::int64_t>(sizeof(double)) * (6 + 2 * world().size()));
+  for (const Traffic traffic : {Traffic::embedding, Traffic::control, Traffic::pretrain}) {
+    EXPECT_EQ(workspace.grid->world().counter(traffic).bytes, 0);
+    EXPECT_EQ(workspace.grid->data().counter(traffic).bytes, 0);
+  }
+}
+
+/// A loss that is not finite ends the run on every rank with one message, before anything moved.
+TEST(Train, DivergenceIsAnAgreedError) {
+  SharedDirectory directory(world());
+  const auto data = directory.path() / "dataset";
+  job().agree([&] {
+    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
+  });
+  const Workspace workspace(job(), data, PartitionConfig{});
+  Recommender model(job(), workspace, kTinyLlama, tiny_model_config(),
+                    tiny_embeddings(workspace, kWidth, at::kDouble), false);
+  model.initialize_from_data();
+  {
+    const at::NoGradGuard guard;
+    at::Tensor(model.parameters().front().value).fill_(1e300);
+    for (const Parameter& p : model.parameters())
+      if (p.name.ends_with("lora_B.weight")) at::Tensor(p.value).fill_(1e300);
+  }
+  const at::Tensor before = model.table().weight_nD.clone();
+  TrainConfig config = tiny_train_config();
+  config.output = directory.path() / "out";
+  config.steps = 3;
+  try {
+    train(job(), model, config, nullptr);
+    ADD_FAILURE() << "the run went on";
+  } catch (const AgreedError& error) {
+    EXPECT_EQ(error.code(), ExitCode::data);
+    EXPECT_NE(std::string(error.what()).find("step 1: loss"), std::string::npos) << error.what();
+  }
+  EXPECT_TRUE(at::equal(model.table().weight_nD, before));
+  EXPECT_FALSE(std::filesystem::exists(config.output / "LATEST"));
+}
+
+/// BEST, LATEST and the newest `keep` steps stay.
+TEST(Checkpoints, KeepTheNewestAndTheBest) {
+  if (world().rank() != 0) GTEST_SKIP() << "local to rank 0";
+  const TemporaryDirectory directory;
+  const std::filesystem::path output = directory.path();
+  for (std::int64_t step = 1; step <= 5; ++step) make_directories(step_directory(output, step));
+  make_directories(output / "step-000001.tmp-1");
+  mark_best(output, 1);
+  write_file(output / "LATEST", "step-000005\n");
+  const auto kept = [&] {
+    std::set<std::int64_t> steps;
+    for (std::int64_t step = 1; step <= 5; ++step)
+      if (std::filesystem::exists(step_directory(output, step))) steps.insert(step);
+    return steps;
+  };
+  delete_old_steps(output, 0);
+  EXPECT_EQ(kept(), (std::set<std::int64_t>{1, 2, 3, 4, 5}));
+  delete_old_steps(output, 3);
+  EXPECT_EQ(kept(), (std::set<std::int64_t>{1, 3, 4, 5}));
+  delete_old_steps(output, 1);
+  EXPECT_EQ(kept(), (std::set<std::int64_t>{1, 5}));
+  EXPECT_TRUE(std::filesystem::exists(output / "step-000001.tmp-1"));
+  write_file(output / "BEST", "../5");
+  EXPECT_THROW(delete_old_steps(output, 1), DataError);
 }
 
 /// A run that stops and resumes ends with the same bits as one that does not.
