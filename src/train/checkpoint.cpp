@@ -169,7 +169,7 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
   Communicator& world = workspace.world();
   check_replicas_equal(*workspace.grid, model.parameters());
 
-  CollectiveDirectory directory(job, output / step_name(state.step));
+  CollectiveDirectory directory(job, output / step_name(state.step), "manifest.json");
   const fs::path& path = directory.path();
   job.agree([&] {
     write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table());
