@@ -25,7 +25,7 @@ namespace graphlora {
 ///     OptionTable describe_thing() { return table_of<ThingOptions>(); }
 ///     int run_thing(Job& job, const std::vector<std::string>& arguments) {
 ///       ThingOptions options;
-///       options.table().parse(arguments);  // main has handled --help and agreed on errors
+///       job.agree([&] { options.table().parse(arguments); });  // main has handled --help
 ///       apply_common_options(options.common, *job.world());
 ///       …
 ///       return 0;

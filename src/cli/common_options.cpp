@@ -23,7 +23,8 @@ void add_common_options(OptionTable& table, CommonOptions& options) {
   table
       .add(kCommonGroup, "seed", &options.seed, "seed of everything random",
            in_range(options.seed, 0, std::numeric_limits<std::int64_t>::max()))
-      .add(kCommonGroup, "device", &options.device, "auto, cpu or cuda", device)
+      .add(kCommonGroup, "device", &options.device, "auto, cpu, or cuda (not supported yet)",
+           device)
       .add(kCommonGroup, "comm", &options.comm,
            "what ranks talk over: auto, mpi, or nccl (not supported yet)", comm)
       .add(kCommonGroup, "precision", &options.precision,

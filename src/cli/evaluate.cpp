@@ -1,8 +1,10 @@
 #include <chrono>
+#include <optional>
 
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "train/checkpoint_model.hpp"
 #include "train/embedding_store.hpp"
 #include "train/evaluate.hpp"
@@ -69,6 +71,12 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
     }
   });
   apply_common_options(options.common, *job.world());
+  const bool root = job.world()->rank() == 0;
+  // A file that can't be written is found before the long scoring.
+  job.agree([&] {
+    if (!root || options.predictions.empty()) return;
+    const AtomicFile writable(options.predictions);
+  });
 
   std::optional<CheckpointModel> loaded;
   std::optional<Workspace> plain;
@@ -100,9 +108,9 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   job.agree([&] {
-    if (workspace.world().rank() != 0) return;
-    if (!options.predictions.empty()) write_predictions(options.predictions, dataset, rows, scores);
+    if (!root) return;
     fmt::print("{}\n", quality_of(dataset, rows, scores).to_json(options.split, seconds).dump());
+    if (!options.predictions.empty()) write_predictions(options.predictions, dataset, rows, scores);
   });
   return 0;
 }

@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
@@ -51,16 +53,25 @@ int run_export(Job& job, const std::vector<std::string>& arguments) {
   ExportOptions options;
   job.agree([&] { options.table().parse(arguments); });
   apply_common_options(options.common, *job.world());
+  const bool root = job.world()->rank() == 0;
+  // An output that can't be written is found before the model is loaded.
+  std::optional<AtomicDirectory> directory;
+  job.agree([&] {
+    if (!root) return;
+    if (options.what == "adapter") {
+      directory.emplace(options.output, "adapter_config.json");
+    } else {
+      const AtomicFile writable(options.output);
+    }
+  });
   CheckpointModel loaded(job, options.data, options.checkpoint, options.model, "");
   const Workspace& workspace = loaded.workspace();
-  const bool root = workspace.world().rank() == 0;
 
   if (options.what == "adapter") {
     job.agree([&] {
       if (!root) return;
-      AtomicDirectory directory(options.output);
-      write_adapter(directory.path(), loaded.model());
-      directory.commit();
+      write_adapter(directory->path(), loaded.model());
+      directory->commit();
     });
   } else {
     const at::Tensor e_ND = in_node_order(workspace, loaded.model().table().weight_nD);

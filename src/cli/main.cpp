@@ -24,7 +24,7 @@ std::string overview() {
   out +=
       "\ngraphlora COMMAND --help    explains a command, with examples\n"
       "graphlora --version         versions of the program and its libraries\n"
-      "graphlora options --markdown    prints docs/configuration.md\n\n"
+      "graphlora options           all options of all commands, in Markdown\n\n"
       "Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 2 wrong usage,\n"
       "3 bad data, 4 communication failed, 5 interrupted after saving a checkpoint, 70 a bug.\n";
   return out;
@@ -45,7 +45,9 @@ std::string all_options_markdown() {
       "as a\nflag (`--lora.rank 8`) or in an INI file (`--config train.ini`); flags win. In the "
       "file, "
       "options\nwithout a dot stand above the first section, and sections are prefixes:\n\n"
-      "```ini\nsteps = 400\n[lora]\nrank = 8\n```\n\n"
+      "```ini\nsteps = 400\n[lora]\nrank = 8   # a comment\n[prompt]\nyes = \" Yes\"\n```\n\n"
+      "A `#` begins a comment at the start of a line or behind a blank. A value in double quotes "
+      "keeps its\nblanks and every `#`.\n\n"
       "Lists are separated by commas without spaces. A switch is given as `--resume`, or as "
       "`resume "
       "= true`\nin a file. Options of all commands:\n\n";
@@ -69,7 +71,7 @@ bool answer(const std::vector<std::string>& words) {
     text = overview();
   else if (words[0] == "--version")
     text = version_text();
-  else if (words == std::vector<std::string>{"options", "--markdown"})
+  else if (words[0] == "options" && (words.size() == 1 || has(words, "--markdown")))
     text = all_options_markdown();
   else if (const Command* command = find_command(words[0]); command && has(words, "--help"))
     text = command->describe().help();
@@ -77,7 +79,14 @@ bool answer(const std::vector<std::string>& words) {
   return !text.empty();
 }
 
+/// Throws DataError if something printed has not reached stdout.
+void flush_results() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw DataError("the results could not be written to standard output (is the disk full?)");
+}
+
 ConfigError unknown_command(const std::string& name) {
+  if (name == "options") return ConfigError("graphlora options takes no argument but --markdown");
   std::vector<std::string> names{"options"};
   for (const Command& command : commands()) names.push_back(command.name);
   return ConfigError("unknown command '{}'; the nearest is {}; see graphlora --help", name,
@@ -86,19 +95,19 @@ ConfigError unknown_command(const std::string& name) {
 
 int run_program(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
-  if (answer(words)) return 0;
+  if (answer(words)) {
+    flush_results();
+    return 0;
+  }
   Job job(&argc, &argv);
   int code = 0;
   const int failure = job.run([&] {
     const Command* command = find_command(words[0]);
-    const std::vector<std::string> arguments(words.begin() + 1, words.end());
-    // Every rank reads the same words and the same file, but only one should speak of what is
-    // wrong.
     job.agree([&] {
       if (!command) throw unknown_command(words[0]);
-      command->describe().parse(arguments);
     });
-    code = command->run(job, arguments);
+    code = command->run(job, {words.begin() + 1, words.end()});
+    job.agree(flush_results);
   });
   return failure != 0 ? failure : code;
 }

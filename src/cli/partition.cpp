@@ -122,7 +122,7 @@ OptionTable describe_partition() { return table_of<PartitionOptions>(); }
 
 int run_partition(Job& job, const std::vector<std::string>& arguments) {
   PartitionOptions options;
-  options.table().parse(arguments);
+  job.agree([&] { options.table().parse(arguments); });
   apply_common_options(options.common, *job.world());
   options.config.seed = options.common.seed;
   job.agree([&] {

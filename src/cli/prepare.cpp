@@ -5,6 +5,7 @@
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "core/log.hpp"
 #include "data/dataset.hpp"
 #include "data/dataset_writer.hpp"
@@ -205,9 +206,21 @@ void warn(const nlohmann::json& description, const Dataset& dataset, const Share
   }
 }
 
+/// Finds an output that can't be written, or would cost the input, before the long reading.
+void check_output(const PrepareOptions& options) {
+  for (const std::string& source : {options.input, options.titles}) {
+    if (!source.empty() && lies_in(source, options.output)) {
+      throw ConfigError("--output {}: holds the input {}, which would be deleted; name another",
+                        options.output, source);
+    }
+  }
+  const AtomicDirectory writable(options.output, "dataset.json");
+}
+
 void prepare(PrepareOptions& options) {
   const Format& format = find_format(options.format);
-  check(options.config.split);  // before the long reading
+  check(options.config.split);
+  check_output(options);
   options.read.input = options.input;
   options.read.csv.titles = options.titles;
   options.config.seed = options.common.seed;
@@ -218,7 +231,8 @@ void prepare(PrepareOptions& options) {
   if (options.json) {
     nlohmann::json out = description;
     out["anchors_with_edges"] = shares_json(shares);
-    fmt::print("{}\n", out.dump(2));
+    // Names of source files may hold any bytes.
+    fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     print_summary(options.output, description, shares);
   }
@@ -231,11 +245,13 @@ OptionTable describe_prepare() { return table_of<PrepareOptions>(); }
 
 int run_prepare(Job& job, const std::vector<std::string>& arguments) {
   PrepareOptions options;
-  OptionTable table = options.table();
-  table.parse(arguments);
+  job.agree([&] {
+    OptionTable table = options.table();
+    table.parse(arguments);
+    if (!table.given("label-above"))
+      options.config.label_above = find_format(options.format).label_above;
+  });
   apply_common_options(options.common, *job.world());
-  if (!table.given("label-above"))
-    options.config.label_above = find_format(options.format).label_above;
   // One process' work; the other ranks of an mpirun only learn how it went.
   job.agree([&] {
     if (job.world()->rank() == 0) prepare(options);

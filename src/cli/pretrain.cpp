@@ -14,6 +14,7 @@
 namespace graphlora {
 namespace {
 
+constexpr const char* kMarker = "pretrain.json";
 constexpr std::int64_t kMany = 1'000'000'000;
 
 struct PretrainOptions {
@@ -96,16 +97,15 @@ nlohmann::json describe(const PretrainResult& result, const PretrainConfig& conf
   return json;
 }
 
-/// Writes the directory as a whole. Collective.
-void write_result(Job& job, const Workspace& workspace, const std::filesystem::path& output,
+/// Fills and commits the directory. Collective.
+void write_result(Job& job, const Workspace& workspace, CollectiveDirectory& directory,
                   const PretrainResult& result, const nlohmann::json& about) {
-  CollectiveDirectory directory(job, output);
   job.agree([&] {
     write_embeddings(workspace.world(), directory.path(), *workspace.map, workspace.shard->owned(),
                      result.table);
   });
   job.agree([&] {
-    if (workspace.world().rank() == 0) write_json(directory.path() / "pretrain.json", about);
+    if (workspace.world().rank() == 0) write_json(directory.path() / kMarker, about);
     directory.commit();
   });
 }
@@ -115,6 +115,7 @@ void write_result(Job& job, const Workspace& workspace, const std::filesystem::p
 OptionTable describe_pretrain() { return table_of<PretrainOptions>(); }
 
 int run_pretrain(Job& job, const std::vector<std::string>& arguments) {
+  job.catch_signals();
   PretrainOptions options;
   job.agree([&] { options.table().parse(arguments); });
   apply_common_options(options.common, *job.world());
@@ -122,11 +123,12 @@ int run_pretrain(Job& job, const std::vector<std::string>& arguments) {
   config.seed = static_cast<std::uint64_t>(options.common.seed);
   config.precision = options.common.precision;
 
+  CollectiveDirectory directory(job, options.output, kMarker);
   const Workspace workspace(job, options.data, PartitionConfig{}, Reuse::any);
   const Dataset& dataset = *workspace.dataset;
   const PretrainResult result =
       pretrain(job, dataset, workspace.shard->owned(), *workspace.map, config);
-  write_result(job, workspace, options.output, result, describe(result, config, dataset));
+  write_result(job, workspace, directory, result, describe(result, config, dataset));
   if (job.world()->rank() == 0) {
     const auto text = [](const std::optional<double>& value) {
       return value ? fmt::format("{:.4f}", *value) : std::string("undefined");

@@ -1,6 +1,7 @@
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "core/log.hpp"
 #include "graph/anchor_shares.hpp"
 #include "train/embedding_store.hpp"
@@ -187,7 +188,7 @@ void check(const TrainOptions& options) {
       throw ConfigError("--train.stages {}: must be adapter, projector or joint", stage);
     }
   }
-  if (!train.resume && std::filesystem::exists(std::filesystem::path(options.output) / "LATEST")) {
+  if (!train.resume && path_exists(std::filesystem::path(options.output) / "LATEST")) {
     throw ConfigError(
         "--output {}: already holds a run; give --resume to continue it, or another directory",
         options.output);
@@ -212,6 +213,7 @@ void report_anchor_shares(const Dataset& dataset, const CutRule& cut) {
 OptionTable describe_train() { return table_of<TrainOptions>(); }
 
 int run_train(Job& job, const std::vector<std::string>& arguments) {
+  job.catch_signals();
   TrainOptions options;
   job.agree([&] {
     options.table().parse(arguments);

@@ -2,12 +2,16 @@
 
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -17,6 +21,8 @@
 namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr int kMaxJsonDepth = 200;
 
 struct Descriptor {
   int fd = -1;
@@ -45,11 +51,84 @@ void sync_directory(const fs::path& path) {
   if (directory.fd >= 0) fsync(directory.fd);
 }
 
+/// What temporary names of this host end with, but for the process' number: elsewhere that number
+/// means another process.
+std::string temporary_suffix() {
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  return fmt::format(".tmp-{}-", host.data());
+}
+
 fs::path temporary_name(const fs::path& path) {
   fs::path name = path;
-  if (!name.has_filename()) name = name.parent_path();
-  name += ".tmp-" + std::to_string(getpid());
+  name += temporary_suffix() + std::to_string(getpid());
   return name;
+}
+
+/// Removes the temporary siblings of `path` whose processes are gone.
+void remove_stale(const fs::path& path) {
+  const std::string prefix = path.filename().string() + temporary_suffix();
+  const fs::path parent = path.parent_path();
+  std::error_code error;
+  for (fs::directory_iterator entry(parent.empty() ? "." : parent, error), end;
+       !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (!name.starts_with(prefix)) continue;
+    pid_t process = 0;
+    const char* last = name.data() + name.size();
+    const auto [stop, failed] = std::from_chars(name.data() + prefix.size(), last, process);
+    if (failed != std::errc{} || stop != last || process <= 0) continue;
+    std::error_code ignored;
+    if (kill(process, 0) != 0 && errno == ESRCH) fs::remove_all(entry->path(), ignored);
+  }
+}
+
+/// The directory that an output path means: without a slash at the end, and a link's target.
+fs::path resolved(fs::path path) {
+  if (path.empty()) throw ConfigError("the output directory has an empty name");
+  if (!path.has_filename()) path = path.parent_path();
+  std::error_code error;
+  const bool is_name = path.filename() != "." && path.filename() != "..";
+  if (is_name && !fs::is_symlink(path, error)) return path;
+  const fs::path target = fs::canonical(path, error);
+  if (error) throw ConfigError("{}: leads nowhere; name a directory", path.string());
+  return target;
+}
+
+/// Throws unless the directory may be replaced by a new one.
+void check_replaceable(const fs::path& path, const std::string& marker) {
+  if (!path_exists(path)) return;
+  std::error_code error;
+  if (!fs::is_directory(path, error))
+    throw ConfigError("{}: is not a directory; name another output", path.string());
+  if (lies_in(fs::current_path(error), path))
+    throw ConfigError("{}: is or holds the working directory; name another output", path.string());
+  const bool empty = fs::is_empty(path, error);
+  if (error) throw DataError("{}: cannot read the directory: {}", path.string(), error.message());
+  if (!empty && !path_exists(path / marker)) {
+    throw ConfigError("{}: holds other files (there is no {}); name a new or empty directory",
+                      path.string(), marker);
+  }
+}
+
+/// Whether brackets nest deeper than kMaxJsonDepth; what is no valid JSON may get either answer.
+bool nests_too_deep(std::string_view json) {
+  int depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      in_string = c != '"';
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxJsonDepth) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
 }
 
 class Sha256 {
@@ -91,17 +170,28 @@ std::string read_file(const fs::path& path, std::size_t limit) {
   return contents;
 }
 
-nlohmann::json read_json(const fs::path& path) {
-  const std::string text = read_file(path);
+nlohmann::json parse_json(std::string_view text,
+                          const nlohmann::json::parser_callback_t& callback) {
+  if (nests_too_deep(text))
+    throw DataError("is not valid JSON: it has more than {} levels", kMaxJsonDepth);
   try {
-    return nlohmann::json::parse(text);
+    return nlohmann::json::parse(text, callback);
   } catch (const nlohmann::json::exception& e) {
     // The library's message holds the line, the column and what was expected; its prefix is of no
     // use to a reader.
     const std::string what = e.what();
     const auto bracket = what.find("] ");
-    throw DataError("{}: is not valid JSON: {}", path.string(),
+    throw DataError("is not valid JSON: {}",
                     bracket == std::string::npos ? what : what.substr(bracket + 2));
+  }
+}
+
+nlohmann::json read_json(const fs::path& path) {
+  const std::string text = read_file(path);
+  try {
+    return parse_json(text);
+  } catch (const DataError& error) {
+    throw DataError("{}: {}", path.string(), error.what());
   }
 }
 
@@ -136,6 +226,21 @@ std::string sha256_file(const fs::path& path) {
   }
 }
 
+bool path_exists(const fs::path& path) {
+  std::error_code error;
+  const bool exists = fs::exists(path, error);
+  if (error) throw DataError("{}: {}", path.string(), error.message());
+  return exists;
+}
+
+bool lies_in(const fs::path& path, const fs::path& directory) {
+  std::error_code error;
+  const fs::path inner = fs::weakly_canonical(fs::absolute(path, error), error);
+  const fs::path outer = fs::weakly_canonical(fs::absolute(directory, error), error);
+  return !outer.empty() &&
+         std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
+
 void make_directories(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
@@ -156,6 +261,11 @@ MappedFile::~MappedFile() {
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  std::error_code error;
+  if (const fs::file_status status = fs::status(path_, error);
+      fs::exists(status) && !fs::is_regular_file(status)) {
+    throw DataError("{}: is not a regular file", path_.string());
+  }
   file_ = std::fopen(temporary_.c_str(), "wbe");
   if (file_ == nullptr) throw system_error(temporary_, "create");
 }
@@ -184,9 +294,14 @@ void AtomicFile::commit() {
   sync_directory(path_.parent_path());
 }
 
-AtomicDirectory::AtomicDirectory(fs::path path)
-    : path_(std::move(path)), temporary_(temporary_name(path_)) {
-  if (!path_.has_filename()) path_ = path_.parent_path();
+AtomicDirectory::AtomicDirectory(const fs::path& path, const std::string& marker)
+    : path_(resolved(path)), temporary_(temporary_name(path_)) {
+  check_replaceable(path_, marker);
+  remove_stale(path_);
+  for (fs::path parent = path_.parent_path(); !parent.empty() && !path_exists(parent);
+       parent = parent.parent_path()) {
+    new_parents_.push_back(parent);
+  }
   std::error_code error;
   fs::remove_all(temporary_, error);
   make_directories(temporary_);
@@ -196,25 +311,32 @@ AtomicDirectory::~AtomicDirectory() {
   if (committed_) return;
   std::error_code ignored;
   fs::remove_all(temporary_, ignored);
+  for (const fs::path& parent : new_parents_) fs::remove(parent, ignored);
 }
 
 void AtomicDirectory::commit() {
   sync_directory(temporary_);
-  std::error_code error;
-  fs::path old = path_;
-  old += ".old-" + std::to_string(getpid());
-  const bool replaces = fs::exists(path_, error);
-  if (replaces) fs::rename(path_, old, error);
-  if (!error) fs::rename(temporary_, path_, error);
-  if (error) {
-    std::error_code ignored;
-    if (replaces && !fs::exists(path_, ignored)) fs::rename(old, path_, ignored);
-    throw DataError("{}: cannot move the finished directory there: {}", path_.string(),
-                    error.message());
+  // The older directory, if there is one, comes to stand under the temporary name.
+  if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) != 0) {
+    // There is none, or this file system can't swap names.
+    std::error_code error;
+    fs::path old = path_;
+    old += ".old-" + std::to_string(getpid());
+    const bool replaces = fs::exists(path_, error);
+    if (replaces) fs::rename(path_, old, error);
+    if (!error) fs::rename(temporary_, path_, error);
+    if (error) {
+      std::error_code ignored;
+      if (replaces && !fs::exists(path_, ignored)) fs::rename(old, path_, ignored);
+      throw DataError("{}: cannot move the finished directory there: {}", path_.string(),
+                      error.message());
+    }
+    temporary_ = old;
   }
   committed_ = true;
   sync_directory(path_.parent_path());
-  if (replaces) fs::remove_all(old, error);
+  std::error_code ignored;
+  fs::remove_all(temporary_, ignored);
 }
 
 }  // namespace graphlora

@@ -8,22 +8,35 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace graphlora {
 
 /// Whole file as a string. Throws DataError if missing, unreadable or larger than `limit` bytes.
 std::string read_file(const std::filesystem::path& path, std::size_t limit = std::size_t{1} << 30);
 
+/// Parses JSON text. Throws DataError ("is not valid JSON: …") for a syntax error, and for more
+/// than 200 levels: what walks or prints a value calls itself for each.
+nlohmann::json parse_json(std::string_view text,
+                          const nlohmann::json::parser_callback_t& callback = nullptr);
+
 /// Parsed JSON file. Throws DataError naming the file and the byte of a syntax error.
 nlohmann::json read_json(const std::filesystem::path& path);
 
-/// Writes to PATH.tmp-PID, syncs, renames. Throws DataError; leaves no temporary file behind.
+/// Writes to PATH.tmp-HOST-PID, syncs, renames. Throws DataError; leaves no temporary file behind.
 void write_file(const std::filesystem::path& path, std::string_view contents);
 void write_json(const std::filesystem::path& path, const nlohmann::json& json);
 
 /// Lowercase hex SHA-256 (OpenSSL).
 std::string sha256(std::string_view bytes);
 std::string sha256_file(const std::filesystem::path& path);
+
+/// Whether something stands at `path`. Throws DataError where that can't be told (permissions, a
+/// name that is too long).
+bool path_exists(const std::filesystem::path& path);
+
+/// Whether `path` is `directory` or lies in it, links followed; neither needs to exist.
+bool lies_in(const std::filesystem::path& path, const std::filesystem::path& directory);
 
 /// Creates a directory and its parents. Throws DataError with the reason.
 void make_directories(const std::filesystem::path& path);
@@ -46,7 +59,8 @@ class MappedFile {
 /// deletes it.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path);  ///< Throws DataError.
+  /// Throws DataError: the place is not writable, or holds what is no regular file.
+  explicit AtomicFile(std::filesystem::path path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -60,11 +74,15 @@ class AtomicFile {
   std::FILE* file_ = nullptr;
 };
 
-/// Output directory built under a temporary sibling name; `commit` syncs it and renames it over the
-/// target (an older directory is moved aside first and deleted after). Without it nothing is left.
+/// Output directory built under a temporary sibling name; `commit` syncs it and puts it in the
+/// target's place, then deletes the older directory. Without it nothing is left. A link to a
+/// directory stays: its target is replaced.
 class AtomicDirectory {
  public:
-  explicit AtomicDirectory(std::filesystem::path path);  ///< Throws DataError.
+  /// `marker`: the file by which a directory of this kind is known. Throws ConfigError where `path`
+  /// is no directory, holds files but no marker, or holds the working directory; DataError where
+  /// nothing can be written. Deletes what killed processes of this host left beside it.
+  AtomicDirectory(const std::filesystem::path& path, const std::string& marker);
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
@@ -73,6 +91,7 @@ class AtomicDirectory {
 
  private:
   std::filesystem::path path_, temporary_;
+  std::vector<std::filesystem::path> new_parents_;  // innermost first
   bool committed_ = false;
 };
 

@@ -129,6 +129,30 @@ std::string trimmed(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
 }
 
+/// The line up to its comment: a # at its start or behind a blank.
+std::string without_comment(const std::string& line) {
+  for (std::size_t at = line.find('#'); at != std::string::npos; at = line.find('#', at + 1))
+    if (at == 0 || line[at - 1] == ' ' || line[at - 1] == '\t') return line.substr(0, at);
+  return line;
+}
+
+/// The value of an INI line from its = on: what stands in double quotes, or else the text without
+/// comment and outer blanks. Throws std::invalid_argument.
+std::string ini_value(const std::string& text) {
+  const std::string value = trimmed(text.substr(1));
+  if (!value.starts_with('"')) return trimmed(without_comment(text).substr(1));
+  const std::size_t end = value.find('"', 1);
+  if (end == std::string::npos || trimmed(without_comment(value.substr(end))) != "\"")
+    throw std::invalid_argument("a value that begins with \" must end with the next one");
+  return value.substr(1, end - 1);
+}
+
+/// A default as help and docs show it: in quotes where its blanks would be overlooked.
+std::string shown(const OptionTable::Target& target) {
+  const std::string text = to_text(target);
+  return text == trimmed(text) ? text : '"' + text + '"';
+}
+
 /// Paragraphs broken into lines of the terminal's width; indented lines stay as they are.
 std::string wrapped(const std::string& text) {
   std::istringstream paragraphs(text);
@@ -185,7 +209,7 @@ OptionTable& OptionTable::add(std::string group, std::string name, Target target
                 .name = std::move(name),
                 .placeholder = default_placeholder(target),
                 .help = std::move(help),
-                .default_text = to_text(target),
+                .default_text = shown(target),
                 .target = target,
                 .check = std::move(check)};
   // A leading word in capitals with a colon ("DIR: …") is the placeholder.
@@ -238,12 +262,13 @@ bool OptionTable::given(const std::string& name) const {
 
 namespace {
 
-/// Sets an option from text; what is wrong becomes a ConfigError that starts with the origin.
-template <class Option>
-void set(Option& option, const std::string& origin, const std::string& text) {
+/// Sets an option from the text that `read` returns; what is wrong becomes a ConfigError that
+/// starts with the origin.
+template <class Option, class Read>
+void set(Option& option, const std::string& origin, const Read& read) {
   option.origin = origin;
   try {
-    assign(option.target, text);
+    assign(option.target, read());
   } catch (const std::invalid_argument& error) {
     throw ConfigError("{}: {}", origin, error.what());
   }
@@ -258,50 +283,38 @@ void OptionTable::read_ini(const std::filesystem::path& path) {
   } catch (const Error& error) {
     throw ConfigError("--config: {}", error.what());
   }
-  po::options_description known;
-  for (const Option& option : options_)
-    known.add_options()(option.name.c_str(), po::value<std::string>());
-
-  // Boost's parser knows no line numbers, so it is given one line at a time, below its section's.
+  // Boost's parser knows neither line numbers nor quotes.
   std::istringstream lines(text);
   std::string line, section;
   for (int number = 1; std::getline(lines, line); ++number) {
     const std::string where = fmt::format("{}:{}", path.string(), number);
     if (line.find('\0') != std::string::npos)
       throw ConfigError("{}: a NUL byte; this is not an INI file", where);
-    const std::string bare = trimmed(line.substr(0, line.find('#')));
+    const std::string bare = trimmed(without_comment(line));
+    if (bare.empty()) continue;
     if (bare.starts_with('[')) {
       if (bare.size() < 3 || !bare.ends_with(']'))
         throw ConfigError("{}: expected a section like [lora], got '{}'", where, bare);
-      section = bare;
+      section = bare.substr(1, bare.size() - 2) + ".";
       continue;
     }
-    std::vector<po::option> parsed;
-    try {
-      std::istringstream one(section + "\n" + line + "\n");
-      parsed = po::parse_config_file(one, known, true).options;
-    } catch (const po::error&) {
-      parsed.emplace_back();
+    const std::string key = trimmed(bare.substr(0, bare.find('=')));
+    if (key.empty() || key == bare)
+      throw ConfigError("{}: expected key = value, [section] or # comment, got '{}'", where, bare);
+    const std::string name = section + key;
+    if (!find(name)) {
+      if (find(key) && !section.empty())
+        throw ConfigError("{}: unknown option {}; '{}' stands above the first section", where, name,
+                          key);
+      throw ConfigError("{}: unknown option {} of graphlora {}; the nearest is {}", where, name,
+                        command_, nearest(name));
     }
-    for (const po::option& item : parsed) {
-      const std::string& name = item.string_key;
-      if (name.empty() || name.ends_with('.'))
-        throw ConfigError("{}: expected key = value, [section] or # comment, got '{}'", where,
-                          bare);
-      if (!find(name)) {
-        const std::string last = name.substr(name.rfind('.') + 1);
-        if (find(last) && !section.empty())
-          throw ConfigError("{}: unknown option {}; '{}' stands above the first section", where,
-                            name, last);
-        throw ConfigError("{}: unknown option {} of graphlora {}; the nearest is {}", where, name,
-                          command_, nearest(name));
-      }
-      Option& option = named(name);
-      if (!option.origin.empty())
-        throw ConfigError("{}: {} is given twice; first at {}", where, name,
-                          option.origin.substr(0, option.origin.rfind(": ")));
-      set(option, fmt::format("{}: {}", where, name), item.value.empty() ? "" : item.value[0]);
-    }
+    Option& option = named(name);
+    if (!option.origin.empty())
+      throw ConfigError("{}: {} is given twice; first at {}", where, name,
+                        option.origin.substr(0, option.origin.rfind(": ")));
+    set(option, fmt::format("{}: {}", where, name),
+        [&] { return ini_value(line.substr(line.find('='))); });
   }
 }
 
@@ -353,8 +366,10 @@ bool OptionTable::parse(const std::vector<std::string>& arguments) {
       throw ConfigError("unknown flag --{} of graphlora {}; the nearest is --{}", name, command_,
                         nearest(name));
     const std::string value = flag.value.empty() ? "" : flag.value[0];
-    if (value.starts_with("--") && (find(value.substr(2)) || value == "--config"))
-      throw ConfigError("--{} needs a value, but {} follows it", name, value);
+    const std::string flag_inside = value.substr(0, value.find('='));
+    if (value.starts_with("--") && (find(flag_inside.substr(2)) || flag_inside == "--config"))
+      throw ConfigError("--{} needs a value, but {} follows it", name, flag_inside);
+    if (name == "config" && value.empty()) throw ConfigError("--config: expected a file, got ''");
     given.emplace_back(name, value);
   }
   for (auto item = given.begin(); item != given.end(); ++item) {
@@ -367,7 +382,7 @@ bool OptionTable::parse(const std::vector<std::string>& arguments) {
   for (Option& option : options_) option.origin.clear();
   if (!config.empty()) read_ini(config);
   for (const auto& [name, text] : given)
-    if (name != "config") set(named(name), "--" + name, text);
+    if (name != "config") set(named(name), "--" + name, [&text = text] { return text; });
 
   for (const Option& option : options_) {
     if (option.required && option.origin.empty()) {

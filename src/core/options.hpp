@@ -11,11 +11,12 @@
 
 namespace graphlora {
 
-/// Options of one command, bound to variables whose present values are the defaults. Flags and INI
-/// files (Boost.Program_options) fill the same table: flags win; an unknown or repeated key, an
-/// abbreviation or a value out of range is a ConfigError that names the nearest known option or
-/// FILE:LINE. In an INI file, options without a dot stand above the first section, and a section
-/// [lora] makes `rank = 8` the option lora.rank; comments begin with #.
+/// Options of one command, bound to variables whose present values are the defaults. Flags
+/// (Boost.Program_options) and INI files fill the same table: flags win; an unknown or repeated
+/// key, an abbreviation or a value out of range is a ConfigError that names the nearest known
+/// option or FILE:LINE. In an INI file, options without a dot stand above the first section, and a
+/// section [lora] makes `rank = 8` the option lora.rank; a # at a line's start or behind a blank
+/// begins a comment; a value in double quotes keeps its blanks and every #.
 class OptionTable {
  public:
   using Target = std::variant<bool*, std::int64_t*, double*, std::string*,

@@ -77,15 +77,14 @@ SafetensorsReader::SafetensorsReader(const std::filesystem::path& path)
   bool duplicate = false;
   std::set<std::string> keys;
   try {
-    const auto* begin = reinterpret_cast<const char*>(bytes.data()) + 8;
-    header =
-        nlohmann::json::parse(begin, begin + header_size, [&](int depth, auto event, auto& value) {
-          if (event == nlohmann::json::parse_event_t::key && depth == 1) {
-            duplicate |= !keys.insert(value.template get<std::string>()).second;
-          }
-          return true;
-        });
-  } catch (const nlohmann::json::exception&) {
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_size);
+    header = parse_json(text, [&](int depth, auto event, auto& value) {
+      if (event == nlohmann::json::parse_event_t::key && depth == 1) {
+        duplicate |= !keys.insert(value.template get<std::string>()).second;
+      }
+      return true;
+    });
+  } catch (const DataError&) {
     throw DataError("{}: header is not valid JSON (damaged or not safetensors)", file);
   }
   if (!header.is_object()) throw DataError("{}: header is not a JSON object", file);

@@ -210,7 +210,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
         "--split user-time, smaller --split.valid and --split.test, or later boundaries",
         split_rows_count[1], split_rows_count[2]);
 
-  AtomicDirectory out(directory);
+  AtomicDirectory out(directory, "dataset.json");
   nlohmann::json files;
   const auto written = [&](const char* name) {
     files[name] = {{"bytes", fs::file_size(out.path() / name)},

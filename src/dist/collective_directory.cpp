@@ -2,9 +2,10 @@
 
 namespace graphlora {
 
-CollectiveDirectory::CollectiveDirectory(Job& job, const std::filesystem::path& target) {
+CollectiveDirectory::CollectiveDirectory(Job& job, const std::filesystem::path& target,
+                                         const std::string& marker) {
   job.agree([&] {
-    if (job.world()->rank() == 0) directory_.emplace(target);
+    if (job.world()->rank() == 0) directory_.emplace(target, marker);
   });
   path_ = job.world()->broadcast_text(directory_ ? directory_->path().string() : "", 0,
                                       Traffic::control);

@@ -14,7 +14,9 @@
 #include <exception>
 #include <functional>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <string_view>
+#include <system_error>
 
 #include "core/log.hpp"
 
@@ -68,6 +70,10 @@ Failure current_failure() {
     return {error.code(), error.what()};
   } catch (const std::bad_alloc&) {
     return {ExitCode::internal, "out of memory"};
+  } catch (const std::system_error& error) {
+    return {ExitCode::data, error.what()};  // file systems, and streams that can't be written
+  } catch (const nlohmann::json::exception& error) {
+    return {ExitCode::data, error.what()};
   } catch (const c10::Error& error) {
     return {ExitCode::internal, error.what_without_backtrace()};
   } catch (const std::exception& error) {
@@ -91,7 +97,7 @@ void print_error(std::string text) {
 
 Job::Job(int* argc, char*** argv) {
   // Read before MPI starts, which may set such variables itself.
-  const bool mpirun = under_mpirun();
+  mpirun_ = under_mpirun();
   int provided = 0;
   const int status = MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided);
   if (status != MPI_SUCCESS) throw CommError("MPI_Init_thread failed with code {}", status);
@@ -103,12 +109,6 @@ Job::Job(int* argc, char*** argv) {
   owns_mpi_ = true;
   world_ = make_mpi_world();
   log::init(world_->rank(), world_->size());
-  announces = world_->rank() == 0 ? 1 : 0;
-  catch_signal(SIGUSR1, SA_RESTART);
-  if (!mpirun) {
-    catch_signal(SIGTERM, SA_RESTART | SA_RESETHAND);
-    catch_signal(SIGINT, SA_RESTART | SA_RESETHAND);
-  }
 }
 
 Job::Job(std::shared_ptr<Communicator> world) : world_(std::move(world)) {}
@@ -168,6 +168,14 @@ void Job::agree(const std::function<void()>& body) {
   failure.cause = world_->broadcast_text(failure.cause, failed, Traffic::control);
   if (world_->rank() == 0) print_error(failure.cause);
   throw AgreedError(failure.code, failure.cause);
+}
+
+void Job::catch_signals() const {
+  announces = world_->rank() == 0 ? 1 : 0;
+  catch_signal(SIGUSR1, SA_RESTART);
+  if (mpirun_) return;
+  catch_signal(SIGTERM, SA_RESTART | SA_RESETHAND);
+  catch_signal(SIGINT, SA_RESTART | SA_RESETHAND);
 }
 
 bool Job::interrupted() { return interrupt_flag != 0; }

@@ -36,14 +36,19 @@ class Job {
   /// The step that error messages name; set by the training loop.
   void set_step(std::int64_t step) { step_ = step; }
 
-  /// SIGUSR1 (and, without mpirun, SIGTERM and SIGINT; a second one of these ends the process) was
-  /// received. Local: the trainer reduces it over ranks with the step's other scalars, so that all
-  /// stop at the same step.
+  /// From now on SIGUSR1 (and, without mpirun, SIGTERM and SIGINT; a second one of these ends the
+  /// process) only sets the flag of interrupted(). For commands that ask for it; the others are
+  /// ended by these signals.
+  void catch_signals() const;
+
+  /// A signal of catch_signals() was received. Local: the trainer reduces it over ranks with the
+  /// step's other scalars, so that all stop at the same step.
   static bool interrupted();
 
  private:
   std::shared_ptr<Communicator> world_;
   bool owns_mpi_ = false;
+  bool mpirun_ = false;  // a launcher that kills the ranks on SIGTERM started this process
   std::int64_t step_ = -1;
 };
 

@@ -21,6 +21,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kFormatVersion = 1;
+constexpr const char* kMarker = "partition.json";
 constexpr std::int64_t kBytesPerRow = 32;  // of the report: 8 numbers of 4 bytes, LightGCN at r = 8
 constexpr double kMetisBytesPerEntry = 45;  // measured, above the CSR
 constexpr double kImbalance = 1.05;         // asked of METIS, for nodes and for edges
@@ -257,10 +258,10 @@ PartitionCost partition_cost(const BipartiteGraph& graph, const std::vector<std:
 
 namespace {
 
-// Writes the directory; `start`: when the work began.
+// Fills and commits the directory; `start`: when the work began.
 nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, const CutRule& cut,
                      const BipartiteGraph& graph, const std::vector<std::int32_t>& owner,
-                     const std::filesystem::path& directory, Clock::time_point start) {
+                     AtomicDirectory& output, Clock::time_point start) {
   const PartitionCost cost = partition_cost(graph, owner, config.parts);
   const PartitionCost random =
       partition_cost(graph, random_owner(graph.nodes, config.parts, config.seed), config.parts);
@@ -276,7 +277,6 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
   const std::string id =
       sha256(dataset.fingerprint() + options.dump() + sha256(owner_bytes)).substr(0, 16);
 
-  AtomicDirectory output(directory);
   ShardWriter writer(graph, owner, static_cast<int>(config.parts), cut.groups());
   for (int part = 0; part < config.parts; ++part) {
     writer.write(output.path(), part,
@@ -317,7 +317,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
                           {"halo_rows_random", max_over_mean(random.halo_rows)}}},
                         {"seconds", std::chrono::duration<double>(Clock::now() - start).count()},
                         {"peak_memory_bytes", std::int64_t{usage.ru_maxrss} * 1024}};
-  write_json(output.path() / "partition.json", report);
+  write_json(output.path() / kMarker, report);
   output.commit();
   if (config.method == "metis" && config.parts > 1) warn_if_poor(cost, random);
   return report;
@@ -328,10 +328,10 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
 nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& config) {
   const auto start = Clock::now();
   check_config(config, dataset.nodes());
+  AtomicDirectory output(partition_directory(dataset, static_cast<int>(config.parts)), kMarker);
   const CutRule cut(dataset, resolved_cut(dataset, config.cut), config.groups);
   const BipartiteGraph graph = build_training_graph(dataset, cut);
-  return write(dataset, config, cut, graph, partition_nodes(graph, config),
-               partition_directory(dataset, static_cast<int>(config.parts)), start);
+  return write(dataset, config, cut, graph, partition_nodes(graph, config), output, start);
 }
 
 nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& config,
@@ -339,7 +339,8 @@ nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& co
                                const std::vector<std::int32_t>& owner,
                                const std::filesystem::path& directory) {
   check_config(config, graph.nodes);
-  return write(dataset, config, cut, graph, owner, directory, Clock::now());
+  AtomicDirectory output(directory, kMarker);
+  return write(dataset, config, cut, graph, owner, output, Clock::now());
 }
 
 std::filesystem::path partition_directory(const Dataset& dataset, int parts) {
@@ -349,8 +350,8 @@ std::filesystem::path partition_directory(const Dataset& dataset, int parts) {
 std::optional<std::string> reason_to_partition(const Dataset& dataset,
                                                const PartitionConfig& config, Reuse reuse) {
   const auto directory = partition_directory(dataset, static_cast<int>(config.parts));
-  if (!std::filesystem::exists(directory)) return "is missing";
-  const auto path = directory / "partition.json";
+  if (!path_exists(directory)) return "is missing";
+  const auto path = directory / kMarker;
   const nlohmann::json json = read_json(path);
   try {
     if (json.at("format_version") != kFormatVersion) return "has another format";

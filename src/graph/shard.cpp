@@ -378,10 +378,15 @@ std::shared_ptr<const GraphPlan> Shard::make_plan(const CutView& view) const {
 }
 
 NodeMap::NodeMap(Communicator& world, const at::Tensor& owned, std::int64_t nodes) {
-  const auto [rows, counts] = world.all_gather_varying(owned.contiguous(), Traffic::control);
-  const auto ids = values<std::int64_t>(rows);
+  const auto [ids, counts] = world.all_gather_varying(owned.contiguous(), Traffic::control);
+  *this = NodeMap(ids, counts, nodes);
+}
+
+NodeMap::NodeMap(const at::Tensor& ids_N, const std::vector<std::int64_t>& counts,
+                 std::int64_t nodes) {
+  const auto ids = values<std::int64_t>(ids_N);
   if (static_cast<std::int64_t>(ids.size()) != nodes) {
-    throw DataError("partition: the ranks own {} nodes, the dataset has {}", ids.size(), nodes);
+    throw DataError("the ranks own {} nodes, the dataset has {}", ids.size(), nodes);
   }
   owner_.assign(nodes, -1);
   local_.assign(nodes, -1);
@@ -390,8 +395,7 @@ NodeMap::NodeMap(Communicator& world, const at::Tensor& owned, std::int64_t node
     for (std::int64_t local = 0; local < counts[rank]; ++local) {
       const std::int64_t node = ids[next++];
       if (node < 0 || node >= nodes || owner_[node] >= 0) {
-        throw DataError("partition: node {} of {} is owned twice or unknown (rank {})", node, nodes,
-                        rank);
+        throw DataError("node {} of {} is owned twice or unknown (rank {})", node, nodes, rank);
       }
       owner_[node] = static_cast<std::int32_t>(rank);
       local_[node] = static_cast<std::int32_t>(local);

@@ -104,6 +104,8 @@ class NodeMap {
   /// Collective over `world`: every rank gives its owned ids. Throws DataError unless each of
   /// `nodes` is owned once (on every rank, since all see the same lists).
   NodeMap(Communicator& world, const at::Tensor& owned, std::int64_t nodes);
+  /// The same from the ranks' owned ids one after the other, and how many each has. Local.
+  NodeMap(const at::Tensor& ids_N, const std::vector<std::int64_t>& counts, std::int64_t nodes);
   std::int64_t nodes() const { return static_cast<std::int64_t>(owner_.size()); }
   int owner(std::int64_t node) const { return owner_[node]; }
   std::int32_t local(std::int64_t node) const { return local_[node]; }

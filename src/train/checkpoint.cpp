@@ -170,7 +170,7 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
   Communicator& world = workspace.world();
   job.agree([&] { check_replicas_equal(*workspace.grid, model.parameters()); });
 
-  CollectiveDirectory directory(job, step_directory(output, state.step));
+  CollectiveDirectory directory(job, step_directory(output, state.step), "manifest.json");
   const fs::path& path = directory.path();
   job.agree([&] {
     write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table());

@@ -15,7 +15,17 @@ Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfi
     shard = std::make_unique<Shard>(partition_directory(*dataset, grid->size()), grid->rank(),
                                     *dataset);
   });
-  map = std::make_unique<NodeMap>(grid->world(), shard->owned(), dataset->nodes());
+  // The exchange stands outside of agree, which needs a local body.
+  const auto [ids, counts] = world().all_gather_varying(shard->owned(), Traffic::control);
+  job.agree([&, &ids = ids, &counts = counts] {
+    try {
+      map = std::make_unique<NodeMap>(ids, counts, dataset->nodes());
+    } catch (const DataError& error) {
+      throw DataError("{}: {}; rebuild it with graphlora partition --data {}",
+                      partition_directory(*dataset, grid->size()).string(), error.what(),
+                      dataset->directory().string());
+    }
+  });
 }
 
 at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {

@@ -278,7 +278,31 @@ TEST_F(HostileInput, Ratings) {
        with(kPrepareNew, {"--split.test", "0.6", "--split.valid", "0.6"}), 2, "split"},
       {"output below a file", [](const fs::path&) {},
        replaced(kPrepare, "--output", "@/ratings.csv/x"), 3, "@/ratings.csv/x"},
+      {"output below new directories, input missing", [](const fs::path&) {},
+       replaced(replaced(kPrepare, "--output", "@/new/dataset"), "--input", "@/none"), 3, "@/none"},
+      {"output is a file", [](const fs::path&) {}, replaced(kPrepare, "--output", "@/ratings.csv"),
+       2, "@/ratings.csv"},
+      {"output is a file beside the input", [](const fs::path&) {},
+       replaced(kPrepare, "--output", "@/templates.txt"), 2, "@/templates.txt: is not a directory"},
+      {"output is another kind of directory", [](const fs::path&) {},
+       replaced(kPrepare, "--output", "@/model"), 2, "@/model: holds other files"},
+      {"output holds the input",
+       [](const fs::path& r) { fs::copy(r / "ratings.csv", r / "dataset/r.csv"); },
+       replaced(kPrepare, "--input", "@/dataset/r.csv"), 2,
+       "--output @/dataset: holds the input @/dataset/r.csv"},
+      {"output holds the titles",
+       [](const fs::path& r) { fs::copy(r / "ratings.csv", r / "dataset/t.csv"); },
+       with(kPrepare, {"--csv.titles", "@/dataset/t.csv"}), 2, "holds the input @/dataset/t.csv"},
   });
+}
+
+TEST_F(HostileInput, RatingsOfANameThatIsNotUtf8) {
+  const TemporaryDirectory directory;
+  put(directory / "caf\xE9.csv", ratings_csv());
+  const ProcessResult result = graphlora_run(
+      with(replaced(kPrepare, "--input", "@/caf\xE9.csv"), {"--json"}), directory.path());
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("caf\xEF\xBF\xBD.csv"), std::string::npos) << result.out;
 }
 
 TEST_F(HostileInput, Dataset) {
@@ -374,6 +398,9 @@ TEST_F(HostileInput, Partition) {
       {"column negative", edit("col", first_set_to(-1)), kTrainNew, 3, "part-00000.safetensors"},
       {"row offsets huge", edit("row_offsets", first_set_to(std::int64_t{1} << 40)), kTrainNew, 3,
        "part-00000.safetensors"},
+      {"another directory in its place",
+       [](const fs::path& r) { fs::copy(r / "model", r / "dataset/partition-2"); },
+       replaced(kPartition, "--parts", "2"), 2, "@/dataset/partition-2: holds other files"},
       {"owned twice",
        edit("owned",
             [](at::Tensor t) {
@@ -421,6 +448,11 @@ TEST_F(HostileInput, Pretrained) {
             }),
        kTrainNew, 3, "embeddings-00000-of-00001.safetensors"},
       {"weight missing", edit("weight", drop), kEvaluatePretrained, 3, "tensor weight"},
+      {"output is the dataset", [](const fs::path&) {},
+       replaced(kPretrain, "--output", "@/dataset"), 2, "@/dataset: holds other files"},
+      {"output is found out before the data is read", [](const fs::path&) {},
+       replaced(replaced(kPretrain, "--output", "@/model"), "--data", "@/none"), 2,
+       "@/model: holds other files"},
   });
 }
 
@@ -532,6 +564,8 @@ TEST_F(HostileInput, TemplatesAndTrainingFlags) {
       {"output holds a run", [](const fs::path&) {}, kTrain, 2, "--resume"},
       {"output below a file", [](const fs::path&) {},
        replaced(kTrain, "--output", "@/ratings.csv/x"), 3, "@/ratings.csv/x"},
+      {"output's name is too long", [](const fs::path&) {},
+       replaced(kTrain, "--output", "@/" + std::string(300, 'x')), 3, "File name too long"},
   });
 }
 
@@ -626,10 +660,19 @@ TEST_F(HostileInput, Checkpoint) {
        2, "--seed"},
       {"another cut on resume", [](const fs::path&) {},
        with(kTrain, {"--resume", "--graph.cut", "none"}), 2, "--graph.cut"},
-      {"predictions below a file", [](const fs::path&) {},
+      {"predictions below a file, before the model is read",
+       [](const fs::path& r) { fs::remove_all(r / "model"); },
        with(kEvaluate, {"--predictions", "@/ratings.csv/x"}), 3, "@/ratings.csv/x"},
+      {"predictions are a directory", [](const fs::path&) {},
+       with(kEvaluate, {"--predictions", "@/model"}), 3, "@/model: is not a regular file"},
       {"export below a file", [](const fs::path&) {},
        replaced(kExport, "--output", "@/ratings.csv/x"), 3, "@/ratings.csv/x"},
+      {"export over a directory, before the model is read",
+       [](const fs::path& r) { fs::remove_all(r / "model"); },
+       replaced(kExport, "--output", "@/dataset"), 3, "@/dataset: is not a regular file"},
+      {"export of the adapter over the dataset", [](const fs::path&) {},
+       replaced(replaced(kExport, "--what", "adapter"), "--output", "@/dataset"), 2,
+       "@/dataset: holds other files"},
   });
 }
 

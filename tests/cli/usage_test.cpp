@@ -110,6 +110,26 @@ TEST(Usage, EveryCommandHasTheCommonOptions) {
   }
 }
 
+TEST(Usage, OptionsPrintsAllOfThem) {
+  const ProcessResult plain = graphlora_run({"options"});
+  EXPECT_EQ(plain.code, 0) << plain.err;
+  EXPECT_EQ(plain.err, "");
+  EXPECT_EQ(plain.out.find("# Configuration\n"), 0u);
+  EXPECT_EQ(graphlora_run({"options", "--markdown"}).out, plain.out);
+  expect_usage_error({"options", "--json"}, {"takes no argument but --markdown"});
+}
+
+TEST(Usage, ResultsThatCannotBeWrittenAreAnError) {
+  for (const char* words : {"--help", "--version", "options", "train --help",
+                            "inspect --json tests/golden/tiny_llama"}) {
+    const ProcessResult result =
+        run_process({"sh", "-c", fmt::format("exec '{}' {} > /dev/full", GRAPHLORA_BINARY, words)});
+    EXPECT_EQ(result.code, 3) << words;
+    const auto errors = error_lines(result.err);
+    ASSERT_EQ(errors.size(), 1u) << words << ": " << result.err;
+  }
+}
+
 TEST(Usage, HelpStartsWithinHalfASecond) {
   // Processor time: the clock on the wall also counts what else the machine is doing.
   double fastest = 1e9;

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -22,16 +23,20 @@ std::set<std::string> names_in(const fs::path& directory) {
   return names;
 }
 
-/// The message of the DataError that `body` throws.
-template <class Body>
-std::string data_error(const Body& body) {
+/// The message of the error of type E that `body` throws.
+template <class E, class Body>
+std::string error_of(const Body& body) {
   try {
     body();
-  } catch (const DataError& error) {
+  } catch (const E& error) {
     return error.what();
   }
-  ADD_FAILURE() << "no DataError";
+  ADD_FAILURE() << "no such error";
   return {};
+}
+template <class Body>
+std::string data_error(const Body& body) {
+  return error_of<DataError>(body);
 }
 
 TEST(File, WritesAndReadsBack) {
@@ -75,14 +80,47 @@ TEST(File, JsonOfInvalidUtf8IsWrittenWithReplacements) {
   EXPECT_EQ(read_json(directory / "x.json").at("path"), "caf\xEF\xBF\xBD");
 }
 
-TEST(File, DeeplyNestedJsonDoesNotCrash) {
+TEST(File, DeeplyNestedJsonIsRefused) {
   const TemporaryDirectory directory;
-  constexpr std::size_t depth = 1000000;
-  directory.write("deep.json", std::string(depth, '['));
-  EXPECT_NE(data_error([&] { read_json(directory / "deep.json"); }).find("deep.json"),
+  const auto nested = [](std::size_t depth) {
+    return std::string(depth, '[') + std::string(depth, ']');
+  };
+  for (const std::string& text :
+       {nested(201), nested(1000000), std::string(1000000, '['), "{\"a\":" + nested(200) + "}"}) {
+    directory.write("deep.json", text);
+    EXPECT_NE(data_error([&] {
+                read_json(directory / "deep.json");
+              }).find("deep.json: is not valid JSON: it has more than 200 levels"),
+              std::string::npos);
+  }
+  const std::string brackets =
+      "\"" + std::string(1000, '[') + "\\\"" + std::string(1000, '{') + "\"";
+  for (const std::string& text :
+       {nested(200), brackets, "[" + nested(199) + "," + nested(199) + "]"}) {
+    directory.write("flat.json", text);
+    EXPECT_NO_THROW(read_json(directory / "flat.json")) << text;
+  }
+}
+
+TEST(File, PathExists) {
+  const TemporaryDirectory directory;
+  directory.write("x", "");
+  EXPECT_TRUE(path_exists(directory / "x"));
+  EXPECT_FALSE(path_exists(directory / "y"));
+  EXPECT_FALSE(path_exists(directory / "x/y"));
+  EXPECT_NE(data_error([&] { path_exists(directory / std::string(300, 'x')); }).find("too long"),
             std::string::npos);
-  directory.write("deep.json", std::string(depth, '[') + std::string(depth, ']'));
-  EXPECT_NO_THROW(read_json(directory / "deep.json"));
+}
+
+TEST(File, LiesIn) {
+  const TemporaryDirectory directory;
+  make_directories(directory / "a/b");
+  fs::create_directory_symlink(directory / "a", directory / "link");
+  for (const char* inside : {"a", "a/", "a/b", "a/none/x", "link/b", "a/b/../b"})
+    EXPECT_TRUE(lies_in(directory / inside, directory / "a")) << inside;
+  EXPECT_TRUE(lies_in(directory / "a/b", directory / "link"));
+  for (const char* outside : {"", "ab", "a/../c", "none"})
+    EXPECT_FALSE(lies_in(directory / outside, directory / "a")) << outside;
 }
 
 TEST(File, Sha256) {
@@ -152,33 +190,128 @@ TEST(AtomicFile, ReadOnlyDirectory) {
   fs::permissions(directory / "locked", fs::perms::owner_all);
 }
 
+TEST(AtomicFile, OnlyRegularFilesAreReplaced) {
+  const TemporaryDirectory directory;
+  make_directories(directory / "folder");
+  fs::create_symlink("/dev/null", directory / "null");
+  for (const char* name : {"folder", "null"}) {
+    EXPECT_NE(data_error([&] { AtomicFile(directory / name); }).find("is not a regular file"),
+              std::string::npos);
+  }
+  EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"folder", "null"}));
+}
+
 TEST(AtomicDirectory, CommitReplacesAndAbortLeavesNothing) {
   const TemporaryDirectory directory;
   {
-    AtomicDirectory output(directory / "out");
+    AtomicDirectory output(directory / "out", "a");
     write_file(output.path() / "a", "1");
     EXPECT_FALSE(fs::exists(directory / "out"));
     output.commit();
   }
   EXPECT_EQ(read_file(directory / "out/a"), "1");
   {
-    AtomicDirectory output(directory / "out/");
+    AtomicDirectory output(directory / "out/", "a");
     write_file(output.path() / "b", "2");
     output.commit();
   }
   EXPECT_EQ(names_in(directory / "out"), (std::set<std::string>{"b"}));
   {
-    AtomicDirectory output(directory / "out");
+    AtomicDirectory output(directory / "out", "b");
     write_file(output.path() / "c", "3");
   }
   EXPECT_EQ(names_in(directory / "out"), (std::set<std::string>{"b"}));
   EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"out"}));
 }
 
+TEST(AtomicDirectory, NewParentsAreKeptByCommitOnly) {
+  const TemporaryDirectory directory;
+  { const AtomicDirectory output(directory / "new/parents/out", "a"); }
+  EXPECT_TRUE(names_in(directory.path()).empty());
+  AtomicDirectory(directory / "new/parents/out", "a").commit();
+  EXPECT_TRUE(fs::is_directory(directory / "new/parents/out"));
+}
+
+TEST(AtomicDirectory, ReplacesOnlyItsOwnKindAndEmptyDirectories) {
+  const TemporaryDirectory directory;
+  const fs::path root = directory.path();
+  make_directories(root / "other/deep");
+  make_directories(root / "empty");
+  make_directories(root / "known");
+  directory.write("known/marker.json", "");
+  directory.write("file", "");
+  fs::create_symlink(root / "none", root / "dangling");
+  fs::create_symlink(root / "file", root / "to-file");
+  const auto before = names_in(root);
+  for (const auto& [path, part] : std::vector<std::pair<fs::path, std::string>>{
+           {root / "other", "other: holds other files (there is no marker.json)"},
+           {root / "other/", "holds other files"},
+           {root / "file", "file: is not a directory"},
+           {root / "to-file", "is not a directory"},
+           {root / "dangling", "dangling: leads nowhere"},
+           {root / "none/..", "leads nowhere"},
+           {".", "the working directory"},
+           {"./", "the working directory"},
+           {"..", "the working directory"},
+           {"/", "the working directory"},
+           {fs::current_path(), "the working directory"},
+           {"", "an empty name"}}) {
+    const std::string message =
+        error_of<ConfigError>([&path = path] { AtomicDirectory(path, "marker.json"); });
+    EXPECT_NE(message.find(part), std::string::npos) << path << ": " << message;
+  }
+  EXPECT_EQ(names_in(root), before);
+  for (const char* name : {"empty", "known", "new"}) {
+    AtomicDirectory output(root / name, "marker.json");
+    write_file(output.path() / "x", "1");
+    output.commit();
+    EXPECT_EQ(names_in(root / name), (std::set<std::string>{"x"}));
+  }
+}
+
+TEST(AtomicDirectory, ALinkStaysAndItsTargetIsReplaced) {
+  const TemporaryDirectory directory;
+  make_directories(directory / "scratch/data");
+  directory.write("scratch/data/marker", "old");
+  fs::create_directory_symlink("scratch/data", directory / "link");
+  for (const char* name : {"link", "link/"}) {
+    AtomicDirectory output(directory / name, "marker");
+    write_file(output.path() / "marker", name);
+    EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"link", "scratch"}));
+    output.commit();
+    EXPECT_TRUE(fs::is_symlink(directory / "link"));
+    EXPECT_EQ(read_file(directory / "scratch/data/marker"), name);
+    EXPECT_EQ(names_in(directory / "scratch"), (std::set<std::string>{"data"}));
+  }
+}
+
+TEST(AtomicDirectory, DeletesWhatKilledProcessesOfThisHostLeft) {
+  const TemporaryDirectory directory;
+  const pid_t child = fork();
+  if (child == 0) {
+    const AtomicDirectory output(directory / "out", "a");
+    write_file(output.path() / "a", "1");
+    _exit(0);  // without destructors, as a killed process
+  }
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  const auto left = names_in(directory.path());
+  ASSERT_EQ(left.size(), 1u);
+  const std::string suffix = "-" + std::to_string(child);
+  ASSERT_TRUE(left.begin()->ends_with(suffix)) << *left.begin();
+  const std::string stem = left.begin()->substr(0, left.begin()->size() - suffix.size());
+  // Of a process that lives, of another host, of another output, and no process' number at all.
+  const std::set<std::string> kept{stem + "-1", "out.tmp-elsewhere." + suffix,
+                                   "out2" + stem.substr(3) + suffix, stem + suffix + "x"};
+  for (const std::string& name : kept) make_directories(directory / name);
+  { const AtomicDirectory output(directory / "out", "a"); }
+  EXPECT_EQ(names_in(directory.path()), kept);
+}
+
 TEST(AtomicDirectory, UnwritablePlace) {
   const TemporaryDirectory directory;
   directory.write("file", "");
-  EXPECT_THROW(AtomicDirectory(directory / "file/x"), DataError);
+  EXPECT_THROW(AtomicDirectory(directory / "file/x", "a"), DataError);
+  EXPECT_THROW(AtomicDirectory(directory / std::string(300, 'x'), "a"), DataError);
   EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"file"}));
 }
 
@@ -214,7 +347,7 @@ TEST(AtomicFile, FullDiskLeavesNothingBehind) {
 
   EXPECT_THROW(
       {
-        AtomicDirectory output(directory / "disk/out");
+        AtomicDirectory output(directory / "disk/out", "a");
         write_file(output.path() / "big", std::string(1 << 20, 'x'));
       },
       DataError);

@@ -139,6 +139,14 @@ TEST(Options, WrongFlags) {
 TEST(Options, MissingValueIsAnError) {
   EXPECT_NE(error_of({"--data", "d", "--steps"}).find("--steps"), std::string::npos);
   EXPECT_EQ(error_of({"--steps", "--data", "d"}), "--steps needs a value, but --data follows it");
+  EXPECT_EQ(error_of({"--data", "--resume"}), "--data needs a value, but --resume follows it");
+  EXPECT_EQ(error_of({"--data", "--resume", "--steps", "3"}),
+            "--data needs a value, but --resume follows it");
+  EXPECT_EQ(error_of({"--data", "--resume", "true"}),
+            "--data needs a value, but --resume follows it");
+  EXPECT_EQ(error_of({"--data", "--steps=3"}), "--data needs a value, but --steps follows it");
+  EXPECT_EQ(error_of({"--data", "--config=x"}), "--data needs a value, but --config follows it");
+  EXPECT_EQ(error_of({"--data", "d", "--config", ""}), "--config: expected a file, got ''");
   EXPECT_NE(error_of({"--data="}).find("--data"), std::string::npos);
 }
 
@@ -172,6 +180,42 @@ TEST(Options, IniFile) {
   EXPECT_FALSE(table.given("optim.lr"));
 }
 
+TEST(Options, IniValuesMayHoldWhatFlagsCan) {
+  const std::vector<std::pair<std::string, std::string>> cases{
+      {"/tmp/ds#2", "/tmp/ds#2"},
+      {"/tmp/ds#2 # the second", "/tmp/ds#2"},
+      {"#2", ""},
+      {"a\t# tab", "a"},
+      {"\" Yes\"", " Yes"},
+      {"\" Yes\"   # with its blank", " Yes"},
+      {"  \"a # b=c\"\r", "a # b=c"},
+      {"\"\"", ""},
+      {"it's \"so\"", "it's \"so\""},
+      {"a = b", "a = b"},
+  };
+  const TemporaryDirectory directory;
+  for (const auto& [text, expected] : cases) {
+    Values values;
+    const auto path = directory.write("x.ini", "data = d\n[prompt]\ntemplates = " + text + "\n");
+    ASSERT_TRUE(values.table().parse({"--config", path.string()})) << text;
+    EXPECT_EQ(values.templates, expected) << text;
+  }
+  for (const char* text : {"\" Yes", "\"a\" b", "\"a\"#b", "\"a\"b\""}) {
+    const auto path = directory.write("x.ini", std::string("data = ") + text + "\n");
+    EXPECT_EQ(error_of({"--config", path.string()}),
+              path.string() + ":1: data: a value that begins with \" must end with the next one");
+  }
+}
+
+TEST(Options, DefaultsWithOuterBlanksAreShownInQuotes) {
+  std::string yes = " Yes";
+  OptionTable table("train");
+  table.add("Prompt", "prompt.yes", &yes, "answer");
+  EXPECT_NE(table.help().find("(default \" Yes\")"), std::string::npos) << table.help();
+  EXPECT_NE(table.markdown().find("`\" Yes\"`"), std::string::npos) << table.markdown();
+  EXPECT_EQ(table.values()[0].second, " Yes");
+}
+
 TEST(Options, FlagsWinOverIni) {
   const TemporaryDirectory directory;
   const auto path = directory.write("train.ini", "data = a\nsteps = 7\n[lora]\nrank = 4\n");
@@ -194,6 +238,7 @@ TEST(Options, WrongIniFilesNameFileAndLine) {
       {"data = d\nsteps = 4\nsteps = 5\n", ":3: steps is given twice; first at FILE:2"},
       {"data = d\n[lora]\nrank = 4\n[graph]\ncut = fold\n[lora]\nrank = 5\n",
        ":7: lora.rank is given twice; first at FILE:3"},
+      {"data = d\nsteps # = 4\n", ":2: expected key = value, [section] or # comment, got 'steps'"},
       {"data = d\nsteps\n", ":2: expected key = value, [section] or # comment, got 'steps'"},
       {"data = d\n= 4\n", ":2: expected key = value, [section] or # comment, got '= 4'"},
       {"data = d\n; old style\n",

@@ -1,8 +1,11 @@
 // A small job that ends in the way its first argument asks for; job_test runs it under mpirun.
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "dist/job.hpp"
@@ -15,6 +18,8 @@ void fail(const std::string& kind) {
   if (kind == "data") throw DataError("file.txt:3: no number");
   if (kind == "communication") throw CommError("a message got lost");
   if (kind == "memory") throw std::bad_alloc();
+  if (kind == "system") throw std::system_error(ENOSPC, std::generic_category(), "x");
+  if (kind == "json") nlohmann::json::parse("{}").at("x");
   if (kind == "standard") throw std::logic_error("a bug");
   if (kind == "torch") TORCH_CHECK(false, "a bug in shapes");
 }
@@ -39,7 +44,8 @@ bool catches(int signal) {
 }
 
 /// job_probe MODE [KIND [RANK…]]: MODE alone|agree|nested: the ranks fail in that way; signal: all
-/// wait for one; handlers: tells what is caught; threads: tells default_threads.
+/// wait for one; handlers: tells what is caught, before and after asking for it; threads: tells
+/// default_threads.
 int run(Job& job, const std::vector<std::string>& words) {
   const int rank = job.world()->rank();
   const std::string& mode = words.at(0);
@@ -62,11 +68,16 @@ int run(Job& job, const std::vector<std::string>& words) {
       job.agree(mode == "agree" ? std::function<void()>(body) : [&] { job.agree(body); });
       fmt::print("not reached\n");
     } else if (mode == "signal") {
+      job.catch_signals();
       const std::int64_t step = wait_for_signal(*job.world());
       fmt::print("rank {} saved {}\n", rank, step >= 0);
       code = step >= 0 ? 5 : 0;
     } else if (mode == "handlers") {
-      fmt::print("usr1 {} term {} int {}\n", catches(SIGUSR1), catches(SIGTERM), catches(SIGINT));
+      for (const char* when : {"before", "after"}) {
+        fmt::print("{}: usr1 {} term {} int {}\n", when, catches(SIGUSR1), catches(SIGTERM),
+                   catches(SIGINT));
+        job.catch_signals();
+      }
     } else if (mode == "threads") {
       fmt::print("threads {}\n", default_threads(*job.world()));
     }

@@ -85,12 +85,15 @@ struct Ending {
   int code;
   const char* cause;
 };
-constexpr std::array kEndings{Ending{"config", 2, "--flag is wrong"},
-                              Ending{"data", 3, "file.txt:3: no number"},
-                              Ending{"communication", 4, "a message got lost"},
-                              Ending{"memory", 70, "out of memory"},
-                              Ending{"standard", 70, "a bug"},
-                              Ending{"torch", 70, "a bug in shapes"}};
+constexpr std::array kEndings{
+    Ending{"config", 2, "--flag is wrong"},
+    Ending{"data", 3, "file.txt:3: no number"},
+    Ending{"communication", 4, "a message got lost"},
+    Ending{"memory", 70, "out of memory"},
+    Ending{"system", 3, "x: No space left on device"},
+    Ending{"json", 3, "[json.exception.out_of_range.403] key 'x' not found"},
+    Ending{"standard", 70, "a bug"},
+    Ending{"torch", 70, "a bug in shapes"}};
 
 TEST(Job, ExceptionOnOneRankEndsAllWithItsCodeAndSaysWhere) {
   for (const Ending& ending : kEndings) {
@@ -155,13 +158,15 @@ TEST(Job, ASingleProcessCatchesEachSignal) {
   }
 }
 
-TEST(Job, UnderMpirunOnlySigusr1IsCaught) {
+TEST(Job, OnlyWhoAsksCatchesSignalsAndUnderMpirunOnlySigusr1) {
   Process single(alone("handlers"));
   EXPECT_EQ(single.finish(), 0);
-  EXPECT_EQ(single.output(), "usr1 true term true int true\n");
+  EXPECT_EQ(single.output(),
+            "before: usr1 false term false int false\nafter: usr1 true term true int true\n");
   Process job(ranks(2, "handlers"));
   EXPECT_EQ(job.finish(), 0);
-  EXPECT_EQ(job.count("usr1 true term false int false\n"), 2) << job.output();
+  EXPECT_EQ(job.count("before: usr1 false term false int false\n"), 2) << job.output();
+  EXPECT_EQ(job.count("after: usr1 true term false int false\n"), 2) << job.output();
 }
 
 TEST(Job, ThreadsAreSharedAmongRanksOfAHost) {
