@@ -22,14 +22,20 @@ setup:
 build: setup
 	@launch/build release
 
-benchmark: build
+# tokenizer_cli is built with the tests.
+benchmark:
+	@launch/setup --test
+	@launch/build release -DGRAPHLORA_TESTS=ON
 	@benchmarks/train_speed
+	@build/release/benchmarks/spmm_benchmark
+	@.venv/bin/python benchmarks/tokenizer_speed
 
 docs: build
-	@build/release/graphlora options --markdown > docs/configuration.md
+	@build/release/graphlora options --markdown > docs/configuration.md.tmp
+	@mv docs/configuration.md.tmp docs/configuration.md
 
 format:
-	@git ls-files '*.cpp' '*.hpp' '*.cu' | xargs clang-format -i
+	@git ls-files '*.cpp' '*.hpp' '*.cu' | PATH="$$PWD/.venv/bin:$$PATH" xargs clang-format -i
 
 lint:
 	@tests/lint/run

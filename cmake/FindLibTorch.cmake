@@ -1,42 +1,90 @@
 # Finds LibTorch (a Python wheel or the C++ archive) without requiring CUDA.
 #
-# Searched, in this order: LibTorch_ROOT, Torch_DIR, CMAKE_PREFIX_PATH, the active virtual
-# environment, the project's own .venv. TorchConfig.cmake is not used: that of a CUDA build refuses
-# to load on a machine without a CUDA toolkit, while its libtorch_cpu serves there well.
+# Searched: LibTorch_ROOT or Torch_DIR alone where one is given; else the project's own .venv, then
+# CMAKE_PREFIX_PATH, then the active virtual or conda environment. TorchConfig.cmake is not used: that
+# of a CUDA build refuses to load on a machine without a CUDA toolkit, while its libtorch_cpu serves
+# there well.
 #
 # Targets: LibTorch::cpu (torch_cpu, c10), LibTorch::c10_cuda (streams and guards), LibTorch::cuda
 # (torch_cuda). The last two exist only where every library they need is installed; otherwise
-# LibTorch_CUDA_REASON says what is missing. LibTorch_OPENMP_LIBRARY: the OpenMP runtime it carries, if any.
-set(_hints ${LibTorch_ROOT} $ENV{LibTorch_ROOT})
-if(Torch_DIR)
-  list(APPEND _hints "${Torch_DIR}/../../..")
+# LibTorch_CUDA_REASON says what is missing. LibTorch_CUDA_VERSION: the CUDA it was built with, if
+# known. LibTorch_OPENMP_LIBRARY: the OpenMP runtime it carries, if any.
+
+# Sets `version` and `cuda` to those of the LibTorch in a folder, or to nothing.
+function(_libtorch_version folder version cuda)
+  set(text "")
+  set(${version} "" PARENT_SCOPE)
+  set(${cuda} "" PARENT_SCOPE)
+  foreach(name build-version version.py)
+    if(EXISTS "${folder}/${name}")
+      file(READ "${folder}/${name}" text)
+    endif()
+  endforeach()
+  if(text MATCHES "[0-9]+\\.[0-9]+\\.[0-9]+")
+    set(${version} "${CMAKE_MATCH_0}" PARENT_SCOPE)
+  endif()
+  if(text MATCHES "(\\+cu|\ncuda[^=]*= ')([0-9]+)\\.?([0-9])")
+    set(${cuda} "${CMAKE_MATCH_2}.${CMAKE_MATCH_3}" PARENT_SCOPE)
+  endif()
+endfunction()
+
+# Sets `result` to the torch folders of a Python environment that are new enough.
+function(_libtorch_in environment result)
+  set(folders "")
+  if(environment)
+    file(GLOB folders "${environment}/lib/python3*/site-packages/torch")
+  endif()
+  set(good "")
+  foreach(folder IN LISTS folders)
+    _libtorch_version("${folder}" version cuda)
+    if(version VERSION_GREATER_EQUAL "${LibTorch_FIND_VERSION}")
+      list(APPEND good "${folder}")
+    endif()
+  endforeach()
+  set(${result} "${good}" PARENT_SCOPE)
+endfunction()
+
+# What an earlier run found is searched again where it is gone or too old: an environment made anew may
+# have another Python.
+if(LibTorch_INCLUDE_DIR)
+  get_filename_component(_root "${LibTorch_INCLUDE_DIR}" DIRECTORY)
+  _libtorch_version("${_root}" _version _cuda)
+  if(NOT EXISTS "${LibTorch_INCLUDE_DIR}/ATen/ATen.h" OR
+     (_version AND _version VERSION_LESS "${LibTorch_FIND_VERSION}"))
+    foreach(_name INCLUDE_DIR CPU_LIBRARY C10_LIBRARY CUDA_LIBRARY C10_CUDA_LIBRARY)
+      unset(LibTorch_${_name} CACHE)
+    endforeach()
+  endif()
 endif()
-file(GLOB _venvs "$ENV{VIRTUAL_ENV}/lib/python3*/site-packages/torch"
-     "$ENV{CONDA_PREFIX}/lib/python3*/site-packages/torch"
-     "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
-find_path(LibTorch_INCLUDE_DIR NAMES ATen/ATen.h
-          HINTS ${_hints} PATHS ${_venvs} PATH_SUFFIXES include torch/include)
+set(_given ${LibTorch_ROOT} $ENV{LibTorch_ROOT})
+if(Torch_DIR)
+  list(APPEND _given "${Torch_DIR}/../../..")
+endif()
+if(_given)
+  find_path(LibTorch_INCLUDE_DIR NAMES ATen/ATen.h HINTS ${_given} PATH_SUFFIXES include torch/include
+            NO_DEFAULT_PATH)
+else()
+  _libtorch_in("${PROJECT_SOURCE_DIR}/.venv" _own)
+  _libtorch_in("$ENV{VIRTUAL_ENV}" _virtual)
+  _libtorch_in("$ENV{CONDA_PREFIX}" _conda)
+  find_path(LibTorch_INCLUDE_DIR NAMES ATen/ATen.h HINTS ${_own} PATH_SUFFIXES include NO_DEFAULT_PATH)
+  find_path(LibTorch_INCLUDE_DIR NAMES ATen/ATen.h PATHS ${_virtual} ${_conda}
+            PATH_SUFFIXES include torch/include)
+endif()
 get_filename_component(_root "${LibTorch_INCLUDE_DIR}" DIRECTORY)
 find_library(LibTorch_CPU_LIBRARY torch_cpu HINTS "${_root}/lib" NO_DEFAULT_PATH)
 find_library(LibTorch_C10_LIBRARY c10 HINTS "${_root}/lib" NO_DEFAULT_PATH)
 find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS "${_root}/lib" NO_DEFAULT_PATH)
 find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS "${_root}/lib" NO_DEFAULT_PATH)
 file(GLOB LibTorch_OPENMP_LIBRARY "${_root}/lib/libgomp*.so*")
-find_file(LibTorch_VERSION_FILE version.py HINTS "${_root}" NO_DEFAULT_PATH)
-if(LibTorch_VERSION_FILE)
-  file(STRINGS "${LibTorch_VERSION_FILE}" _line REGEX "^__version__")
-  string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" LibTorch_VERSION "${_line}")
-elseif(EXISTS "${_root}/build-version")
-  file(READ "${_root}/build-version" _line)
-  string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" LibTorch_VERSION "${_line}")
-endif()
+_libtorch_version("${_root}" LibTorch_VERSION LibTorch_CUDA_VERSION)
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch
   REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE_DIR
   VERSION_VAR LibTorch_VERSION
   REASON_FAILURE_MESSAGE "run launch/setup, or set LibTorch_ROOT to the torch folder of a wheel or archive")
 mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY
-                 LibTorch_CUDA_LIBRARY LibTorch_C10_CUDA_LIBRARY LibTorch_VERSION_FILE)
+                 LibTorch_CUDA_LIBRARY LibTorch_C10_CUDA_LIBRARY)
 if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   set(LibTorch_LIBRARY_DIR "${_root}/lib")
   add_library(LibTorch::c10 UNKNOWN IMPORTED)

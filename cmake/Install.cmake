@@ -1,5 +1,6 @@
-# cmake --install gives a tree that can be moved: bin/graphlora finds LibTorch by its absolute path or
-# beside itself (lib/), the launch scripts, configurations and documents stand in share/graphlora.
+# cmake --install gives a tree that can be moved: bin/graphlora finds LibTorch where it was at build time or
+# beside itself (lib/); configurations, documents and the scripts that need no checkout stand in
+# share/graphlora.
 include(GNUInstallDirs)
 set(CMAKE_INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}" "${LibTorch_LIBRARY_DIR}")
 # Libraries of other prefixes (modules, conda) are found where they were at build time.
@@ -13,8 +14,9 @@ function(graphlora_install_all)
       install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_DATADIR}/graphlora)
     endif()
   endforeach()
-  install(DIRECTORY ${PROJECT_SOURCE_DIR}/launch DESTINATION ${CMAKE_INSTALL_DATADIR}/graphlora
-          USE_SOURCE_PERMISSIONS PATTERN __pycache__ EXCLUDE)
+  set(scripts fetch_model.py fetch_movielens.py pypi.py summarize.py requirements.txt)
+  list(TRANSFORM scripts PREPEND ${PROJECT_SOURCE_DIR}/launch/)
+  install(FILES ${scripts} DESTINATION ${CMAKE_INSTALL_DATADIR}/graphlora/launch)
   install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/CHANGELOG.md
           DESTINATION ${CMAKE_INSTALL_DATADIR}/graphlora)
 endfunction()

@@ -1,35 +1,69 @@
 """Counts the last ctest run of each build folder given, from its tests.xml (ctest --output-junit).
 
-usage: count_tests.py BUILD…
+usage: count_tests.py [--no-skips] BUILD…
 
-Prints the GoogleTest cases, and as the last line the ctest tests of all folders: "N passed, M failed".
+Prints the GoogleTest cases, the tests and cases that were skipped, and as the last line the ctest tests
+of all folders: "N passed, M failed". With --no-skips a skip for another reason than those below fails.
 """
 
+import collections
 import pathlib
 import re
 import sys
 import xml.etree.ElementTree
 
+# Reasons that lie in the run itself (ranks, user, device), not in something that is not installed.
+ALLOWED = re.compile(r"needs \w+ ranks|runs on one rank|one process is enough|missing pieces would be waited for"
+                     r"|root may write|tmpfs|CUDA|GPU")
+SECTION = re.compile(r"^\d+/\d+ Testing: (.*)$")
+STARTED = re.compile(r"^\[ RUN      \] ")
+SKIPPED_CASE = re.compile(r"^\[  SKIPPED \] (\S+)(?:, where .*)? \(\d+ ms\)$")
+
+
+def skipped_cases(log: str):
+    """Yields (reason, ctest test, case) of every GoogleTest case that was skipped."""
+    test, reason, lines = "", "", iter(log.splitlines())
+    for line in lines:
+        if match := SECTION.match(line):
+            test = match[1]
+        elif STARTED.match(line):
+            reason = "no reason given"
+        elif line.endswith(": Skipped"):
+            reason = next(lines, "")
+        elif match := SKIPPED_CASE.match(line):
+            yield reason, test, match[1]
+
 
 def main() -> int:
-    passed = failed = skipped = cases = case_failures = 0
-    for folder in map(pathlib.Path, sys.argv[1:]):
+    no_skips = "--no-skips" in sys.argv
+    passed = failed = cases = case_failures = 0
+    skipped = collections.defaultdict(list)
+    for folder in (pathlib.Path(argument) for argument in sys.argv[1:] if argument != "--no-skips"):
         try:
             suite = xml.etree.ElementTree.parse(folder / "tests.xml").getroot()
-            log = (folder / "Testing" / "Temporary" / "LastTest.log").read_bytes()
+            log = (folder / "Testing" / "Temporary" / "LastTest.log").read_text(encoding="utf-8", errors="replace")
         except (OSError, xml.etree.ElementTree.ParseError) as error:
             sys.exit(f"{folder}: no result of ctest: {error}")
         states = [test.get("status") for test in suite.iter("testcase")]
         passed += states.count("run")
-        skipped += states.count("notrun") + states.count("disabled")
         failed += states.count("fail")
-        cases += sum(int(n) for n in re.findall(rb"^\[  PASSED  \] (\d+) tests?\.", log, re.MULTILINE))
-        case_failures += sum(int(n) for n in re.findall(rb"^\[  FAILED  \] (\d+) tests?, listed below", log, re.MULTILINE))
+        cases += sum(int(n) for n in re.findall(r"^\[  PASSED  \] (\d+) tests?\.", log, re.MULTILINE))
+        case_failures += sum(int(n) for n in re.findall(r"^\[  FAILED  \] (\d+) tests?, listed below", log, re.MULTILINE))
+        for test in suite.iter("testcase"):
+            if test.get("status") in ("notrun", "disabled"):
+                skipped["not run: a tool or package is missing"].append(f"{folder.name}: {test.get('name')}")
+        for reason, test, case in skipped_cases(log):
+            skipped[reason].append(f"{folder.name}: {test} {case}")
     print(f"GoogleTest cases (each once per rank count): {cases} passed, {case_failures} failed")
-    if skipped:
-        print(f"not run (a tool is missing, or skipped): {skipped}")
+    refused = 0
+    for reason, names in sorted(skipped.items()):
+        allowed = ALLOWED.search(reason) is not None
+        refused += 0 if allowed else len(names)
+        print(f"skipped ({reason}{'; must not be here' if no_skips and not allowed else ''}):")
+        for name in names:
+            print(f"  {name}")
     print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return 1 if failed or not passed or (no_skips and refused) else 0
 
 
 if __name__ == "__main__":

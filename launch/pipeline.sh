@@ -47,7 +47,8 @@ step() {
     if ((rc == 5)); then
       echo "Interrupted; the checkpoint is saved. Run the same command again to continue." >&2
     else
-      echo "'$name' failed with exit code $rc. Run the same command again to continue." >&2
+      echo "'$name' failed with exit code $rc. Run the same command again to continue;" \
+        "launch/quickstart --fresh deletes run/quickstart and starts anew." >&2
     fi
     exit "$rc"
   fi
@@ -63,11 +64,14 @@ prepare_all() {
     say "build (some minutes the first time)"
     launch/build release graphlora_cli >&2
   fi
+  # What an older version wrote may have another format.
+  mkdir -p $work/stamps
+  $graphlora --version | sed -n '1{s/ (commit.*//;p}' >$work/stamps/version
   step "SmolLM2-135M-Instruct" $work/model "20 s, 75 MB to download" launch/fetch_model.py -- \
     $python launch/fetch_model.py $work/model
   step "MovieLens-100K" $work/raw "5 s, 20 MB to download" launch/fetch_movielens.py -- \
     $python launch/fetch_movielens.py $work/raw
-  step "dataset: labels, split by each user's time" $work/dataset "seconds" $work/raw -- \
+  step "dataset: labels, split by each user's time" $work/dataset "seconds" $work/stamps/version $work/raw -- \
     $graphlora prepare --input $work/raw --format movielens-100k --split user-time --output $work/dataset
   step "graph in $ranks METIS parts" "$work/dataset/partition-$ranks" "seconds" $work/dataset -- \
     $graphlora partition --data $work/dataset --parts "$ranks"
@@ -99,7 +103,9 @@ score() {
   local predictions=$1
   shift
   mkdir -p "$(dirname "$predictions")"
+  local report=${predictions%.csv}.json
   launch/mpirun -np "$ranks" $graphlora evaluate --data $work/dataset --split test --predictions "$predictions" "$@" \
-    >"${predictions%.csv}.json"
-  cat "${predictions%.csv}.json" >&2
+    >"$report.tmp" || return
+  mv "$report.tmp" "$report" || return
+  cat "$report" >&2
 }

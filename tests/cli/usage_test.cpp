@@ -1,6 +1,7 @@
 // The program as a user meets it: help, versions, and what it says to wrong flags.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <sstream>
 
 #include "cli/commands.hpp"
@@ -207,6 +208,21 @@ TEST(Usage, IniFilesOfEveryCommand) {
     expect_parse_error(command, with(required_flags(command), {"--config", "/nonexistent.ini"}),
                        {"--config: /nonexistent.ini"});
   }
+}
+
+TEST(Usage, TrainReadsEveryConfiguration) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("configs")) {
+    if (entry.path().extension() != ".ini") continue;
+    ++files;
+    const ProcessResult result =
+        graphlora_run({"train", "--config", entry.path().string(), "--data", "/nonexistent/data",
+                       "--model", "/nonexistent/model", "--pretrained", "/nonexistent/pretrained",
+                       "--output", "/nonexistent/output"});
+    EXPECT_EQ(result.code, 3) << entry.path() << result.err;
+    EXPECT_NE(result.err.find("/nonexistent/data"), std::string::npos) << result.err;
+  }
+  EXPECT_GE(files, 4);
 }
 
 TEST(Usage, FlagsWinOverTheIniFile) {
