@@ -1,5 +1,6 @@
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
+#include "cli/partition_options.hpp"
 #include "core/error.hpp"
 #include "core/log.hpp"
 #include "graph/anchor_shares.hpp"
@@ -115,18 +116,9 @@ struct TrainOptions {
              in_range(lora.lambda_lora, -1e3, 1e3))
         .add("Graph", "inject.lambda-gnn", &lora.lambda_gnn, "weight of z there",
              in_range(lora.lambda_gnn, -1e3, 1e3))
-        .add("Graph", "inject.learn-lambda", &lora.learn_lambda, "train both weights")
-        .add("Graph", "graph.cut", &partition.cut,
-             "edges a batch must not see, since they tell its labels: window, fold, none; auto: by "
-             "the dataset's split",
-             one_of(partition.cut, {"auto", "window", "fold", "none"}))
-        .add("Graph", "graph.groups", &partition.groups, "windows or folds",
-             in_range(partition.groups, 1, 1 << 15))
-        .add("Graph", "partition.method", &partition.method, "metis, or random for comparison",
-             one_of(partition.method, {"metis", "random"}))
-        .add("Graph", "partition.max-degree", &partition.max_degree,
-             "METIS sees each user's so many least popular items only; 0: all",
-             in_range(partition.max_degree, 0, 1LL << 31))
+        .add("Graph", "inject.learn-lambda", &lora.learn_lambda, "train both weights");
+    add_partition_options(table, "Graph", partition);
+    table
         .add("Graph", "projector", &model_config.projector,
              "mlp, or none for no projected embeddings",
              one_of(model_config.projector, {"mlp", "none"}))
