@@ -2,19 +2,27 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
 #include "data/dataset.hpp"
 #include "data/tokenizer.hpp"
+#include "graph/shard.hpp"
+#include "graph/shard_writer.hpp"
 #include "model/hf_checkpoint.hpp"
 #include "train/checkpoint.hpp"
+#include "train/embedding_store.hpp"
 
 namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr std::int64_t kRowsPerBlock = 1 << 17;
 
 Json describe_safetensors(const fs::path& path) {
   const SafetensorsReader reader(path);
@@ -33,6 +41,7 @@ Json describe_safetensors(const fs::path& path) {
 
 Json describe_dataset(const fs::path& path) {
   const Dataset dataset(path);
+  dataset.verify();
   std::array<std::int64_t, 3> rows{}, liked{}, warm{};
   for (std::int64_t row = 0; row < dataset.rows(); ++row) {
     const auto split = static_cast<std::size_t>(dataset.split(row));
@@ -57,25 +66,37 @@ Json describe_dataset(const fs::path& path) {
 Json describe_partition(const fs::path& path) {
   const Json report = read_json(path / "partition.json");
   Json files = Json::object();
-  for (std::int64_t part = 0; part < report.value("parts", std::int64_t{0}); ++part) {
-    const std::string name = fmt::format("part-{:05}.safetensors", part);
-    const SafetensorsReader reader(path / name);
+  for (int part = 0, parts = 1; part < parts; ++part) {
+    parts = Shard(path, part).parts();
+    const std::string name = shard_file_name(part);
     files[name] = fs::file_size(path / name);
   }
   return {{"kind", "partition"}, {"path", path.string()}, {"bytes", files}, {"report", report}};
 }
 
 Json describe_pretrained(const fs::path& path) {
+  const Json report = read_json(path / "pretrain.json");
+  const auto users = report.at("users").get<std::int64_t>();
+  const auto items = report.at("items").get<std::int64_t>();
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (std::min(users, items) < 1 || std::max(users, items) > kMost) {
+    throw DataError("{}: {} users and {} items, expected 1 to {}",
+                    (path / "pretrain.json").string(), users, items, kMost);
+  }
+  // Reading rows checks the set of files and these rows' values; blocks bound the memory.
+  const std::int64_t nodes = users + items;
+  for (std::int64_t begin = 0; begin < nodes; begin += kRowsPerBlock) {
+    const at::Tensor rows = at::arange(begin, std::min(begin + kRowsPerBlock, nodes), at::kLong);
+    read_embeddings(path, rows, nodes, at::kDouble);
+  }
   Json files = Json::object();
   for (const auto& entry : fs::directory_iterator(path)) {
     if (entry.path().extension() != ".safetensors") continue;
     const SafetensorsReader reader(entry.path());
     files[entry.path().filename().string()] = reader.tensor("weight").sizes().vec();
   }
-  return {{"kind", "pretrained"},
-          {"path", path.string()},
-          {"embeddings", files},
-          {"report", read_json(path / "pretrain.json")}};
+  return {
+      {"kind", "pretrained"}, {"path", path.string()}, {"embeddings", files}, {"report", report}};
 }
 
 Json describe_checkpoint(const fs::path& path) {

@@ -7,8 +7,8 @@
 
 namespace graphlora {
 
-/// Opens and checks whatever `path` is (checksums of a checkpoint too) and describes it; "kind"
-/// names it. Throws DataError if it is nothing known or damaged.
+/// Opens and checks whatever `path` is (a dataset's and a checkpoint's checksums too) and describes
+/// it; "kind" names it. Throws DataError if it is nothing known or damaged.
 nlohmann::ordered_json describe(const std::filesystem::path& path);
 
 /// A description as indented lines for people.

@@ -122,7 +122,6 @@ class PromptPrinter {
       fmt::print("{}\n{}\n\n", line.dump(), text);
       return;
     }
-    // Source ids may hold any bytes.
     fmt::print("{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
 

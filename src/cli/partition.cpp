@@ -5,11 +5,12 @@
 
 #include <algorithm>
 #include <iterator>
-#include <limits>
 #include <numeric>
 
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
+#include "cli/partition_options.hpp"
+#include "graph/shard_writer.hpp"
 
 namespace graphlora {
 namespace {
@@ -34,19 +35,9 @@ struct PartitionOptions {
             "a random partition for comparison, report as JSON")
         .add_required("Input", "data", &data, "DIR: dataset written by prepare")
         .add_required("Partition", "parts", &config.parts, "number of parts: the ranks of the job",
-                      in_range(config.parts, 1, std::numeric_limits<std::int32_t>::max()))
-        .add("Partition", "partition.method", &config.method, "metis or random",
-             one_of(config.method, {"metis", "random"}))
-        .add("Partition", "partition.max-degree", &config.max_degree,
-             "METIS sees each user's so many least popular items only, which saves memory; 0: all",
-             in_range(config.max_degree, 0, std::numeric_limits<std::int32_t>::max()))
-        .add("Partition", "graph.cut", &config.cut,
-             "edges hidden from a training batch: window (later than the batch), fold (its own "
-             "fold), none; auto: window under a time split, fold under a user-time split",
-             one_of(config.cut, {"auto", "window", "fold", "none"}))
-        .add("Partition", "graph.groups", &config.groups, "number of windows or folds",
-             in_range(config.groups, 1, std::numeric_limits<std::uint16_t>::max()))
-        .add("Output", "json", &json, "print the report as JSON");
+                      in_range(config.parts, 1, kMaxParts));
+    add_partition_options(table, "Partition", config);
+    table.add("Output", "json", &json, "print the report as JSON");
     add_common_options(table, common);
     return table;
   }
@@ -128,6 +119,7 @@ int run_partition(Job& job, const std::vector<std::string>& arguments) {
   job.agree([&] {
     if (job.world()->rank() != 0) return;
     const Dataset dataset(options.data);
+    dataset.verify();
     const nlohmann::json report = write_partition(dataset, options.config);
     const auto directory = partition_directory(dataset, static_cast<int>(options.config.parts));
     fmt::print("{}\n", options.json ? report.dump(2) : report_text(report, directory.string()));

@@ -1,5 +1,6 @@
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
+#include "cli/partition_options.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
@@ -116,18 +117,9 @@ struct TrainOptions {
              in_range(lora.lambda_lora, -1e3, 1e3))
         .add("Graph", "inject.lambda-gnn", &lora.lambda_gnn, "weight of z there",
              in_range(lora.lambda_gnn, -1e3, 1e3))
-        .add("Graph", "inject.learn-lambda", &lora.learn_lambda, "train both weights")
-        .add("Graph", "graph.cut", &partition.cut,
-             "edges a batch must not see, since they tell its labels: window, fold, none; auto: by "
-             "the dataset's split",
-             one_of(partition.cut, {"auto", "window", "fold", "none"}))
-        .add("Graph", "graph.groups", &partition.groups, "windows or folds",
-             in_range(partition.groups, 1, 1 << 15))
-        .add("Graph", "partition.method", &partition.method, "metis, or random for comparison",
-             one_of(partition.method, {"metis", "random"}))
-        .add("Graph", "partition.max-degree", &partition.max_degree,
-             "METIS sees each user's so many least popular items only; 0: all",
-             in_range(partition.max_degree, 0, 1LL << 31))
+        .add("Graph", "inject.learn-lambda", &lora.learn_lambda, "train both weights");
+    add_partition_options(table, "Graph", partition);
+    table
         .add("Graph", "projector", &model_config.projector,
              "mlp, or none for no projected embeddings",
              one_of(model_config.projector, {"mlp", "none"}))
@@ -229,6 +221,25 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   model_config.prompt.templates = options.templates;
   options.partition.seed = options.common.seed;
 
+  std::optional<Checkpoint> checkpoint;
+  const auto another_cut = [&] {
+    return ConfigError("--resume: --graph.cut or --graph.groups differ from the run in {}",
+                       options.output);
+  };
+  job.agree([&] {
+    if (!config.resume) return;
+    if (const auto step = latest_step(config.output))
+      checkpoint.emplace(*step, true, job.world()->rank() == 0);
+    if (!checkpoint) return;
+    checkpoint->require_identity(
+        {config.seed, config.batch_size, config.block, config.max_train_examples});
+    // Before the partition is cut anew.
+    const std::string cut = to_string(checkpoint->cut());
+    if ((options.partition.cut != "auto" && options.partition.cut != cut) ||
+        (cut == "fold" && options.partition.groups != checkpoint->groups()))
+      throw another_cut();
+  });
+
   const Workspace workspace(job, options.data, options.partition, Reuse::same_division,
                             static_cast<int>(options.tensor_parallel));
   const bool root = workspace.world().rank() == 0;
@@ -237,23 +248,15 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     if (root) report_anchor_shares(*workspace.dataset, workspace.shard->cut());
   });
 
-  std::optional<Checkpoint> checkpoint;
   EmbeddingTable table;
   bool bias_columns = false;
   job.agree([&] {
-    if (config.resume) {
-      if (const auto step = latest_step(config.output)) checkpoint.emplace(*step, true, root);
-    }
     std::filesystem::path source = options.pretrained;
     if (checkpoint) {
       checkpoint->require_dataset(*workspace.dataset);
-      checkpoint->require_identity(
-          {config.seed, config.batch_size, config.block, config.max_train_examples});
       if (checkpoint->cut() != workspace.shard->cut().kind() ||
-          checkpoint->groups() != workspace.shard->cut().groups()) {
-        throw ConfigError("--resume: --graph.cut or --graph.groups differ from the run in {}",
-                          options.output);
-      }
+          checkpoint->groups() != workspace.shard->cut().groups())
+        throw another_cut();
       source = checkpoint->directory();
       bias_columns = checkpoint->bias_columns();
     } else {

@@ -31,7 +31,7 @@ Number parse_number(const std::string& text, const char* what) {
   Number value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error == std::errc::result_out_of_range)
-    throw std::invalid_argument(fmt::format("'{}' is too large", text));
+    throw std::invalid_argument(fmt::format("'{}' is out of range", text));
   if (error != std::errc{} || end != text.data() + text.size() || text.empty())
     throw std::invalid_argument(fmt::format("expected {}, got '{}'", what, text));
   return value;

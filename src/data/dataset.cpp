@@ -8,6 +8,7 @@
 #include "core/file.hpp"
 #include "core/rng.hpp"
 #include "core/safetensors.hpp"
+#include "core/tensor_view.hpp"
 #include "data/dataset_writer.hpp"
 #include "data/text.hpp"
 
@@ -15,12 +16,9 @@ namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
 
-template <class T>
-std::span<const T> span_of(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr<T>(), static_cast<std::size_t>(tensor.numel())};
-}
-
 constexpr const char* kAdvice = "prepare the data again";
+constexpr const char* kFiles[] = {"interactions.safetensors", "history.safetensors",
+                                  "users.safetensors", "items.safetensors"};
 
 /// A file's tensors, kept alive by `storage`.
 class Columns {
@@ -32,7 +30,7 @@ class Columns {
   template <class T>
   std::span<const T> column(const std::string& name, at::ScalarType dtype, std::int64_t length) {
     storage_.push_back(file_.tensor(name, dtype, {length}));
-    return span_of<T>(storage_.back());
+    return values_of<T>(storage_.back());
   }
   std::string path() const { return file_.path().string(); }
 
@@ -109,11 +107,14 @@ const char* to_string(Split split) {
 
 Dataset::Dataset(const fs::path& directory) : directory_(directory) {
   const fs::path json_path = directory / "dataset.json";
-  std::error_code ignored;
-  if (!fs::exists(json_path, ignored))
+  std::error_code failed;
+  const bool exists = fs::exists(json_path, failed);
+  if (failed) throw DataError("{}: cannot be opened: {}", json_path.string(), failed.message());
+  if (!exists)
     throw DataError("{}: is not a dataset (no dataset.json); write one with `graphlora prepare`",
                     directory.string());
   description_ = read_json(json_path);
+  std::array<std::int64_t, 3> split_rows{};
   try {
     const int version = description_.at("format_version").get<int>();
     if (version != kDatasetVersion)
@@ -126,9 +127,13 @@ Dataset::Dataset(const fs::path& directory) : directory_(directory) {
     if (fingerprint_ != dataset_fingerprint(description_))
       throw DataError("the fingerprint does not match the description (edited by hand?); {}",
                       kAdvice);
-    for (const char* name : {"interactions.safetensors", "history.safetensors", "users.safetensors",
-                             "items.safetensors"}) {
-      const auto bytes = description_.at("files").at(name).at("bytes").get<std::uint64_t>();
+    for (const Split split : {Split::train, Split::valid, Split::test})
+      split_rows[static_cast<int>(split)] =
+          description_.at("rows").at(to_string(split)).get<std::int64_t>();
+    for (const char* name : kFiles) {
+      const auto& about = description_.at("files").at(name);
+      const auto bytes = about.at("bytes").get<std::uint64_t>();
+      about.at("sha256").get<std::string>();
       std::error_code error;
       const auto size = fs::file_size(directory / name, error);
       if (error) throw DataError("{} is missing ({}); {}", name, error.message(), kAdvice);
@@ -143,12 +148,12 @@ Dataset::Dataset(const fs::path& directory) : directory_(directory) {
     throw DataError("{}: {}", json_path.string(), e.what());
   }
 
-  read_interactions();
+  read_interactions(split_rows);
   read_history();
   read_names();
 }
 
-void Dataset::read_interactions() {
+void Dataset::read_interactions(const std::array<std::int64_t, 3>& split_rows) {
   Columns file(directory_ / "interactions.safetensors", storage_);
   const std::string where = file.path() + ": tensor ";
   user_ = file.column<std::int64_t>("user", at::kLong, -1);
@@ -181,9 +186,7 @@ void Dataset::read_interactions() {
     item_in_train_[item_[row]] = true;
   }
   for (const Split split : {Split::train, Split::valid, Split::test}) {
-    const auto found = description_.find("rows");
-    const std::int64_t expected =
-        found == description_.end() ? -1 : found->value(to_string(split), std::int64_t{-1});
+    const std::int64_t expected = split_rows[static_cast<int>(split)];
     if (counts[static_cast<int>(split)] != expected)
       throw DataError("{}split: {} {} rows, dataset.json says {}; {}", where,
                       counts[static_cast<int>(split)], to_string(split), expected, kAdvice);
@@ -228,6 +231,15 @@ void Dataset::read_names() {
   title_offsets_ = items.column<std::int64_t>("title_offsets", at::kLong, items_ + 1);
   title_bytes_ = items.column<std::uint8_t>("title_bytes", at::kByte, -1);
   check_strings(items.path() + ": tensor title", title_offsets_, title_bytes_);
+}
+
+void Dataset::verify() const {
+  for (const char* name : kFiles) {
+    const fs::path path = directory_ / name;
+    if (sha256_file(path) != description_["files"][name]["sha256"].get<std::string>())
+      throw DataError("{}: its checksum is not that of dataset.json: the file was changed; {}",
+                      path.string(), kAdvice);
+  }
 }
 
 bool Dataset::user_time_split() const {

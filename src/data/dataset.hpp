@@ -3,6 +3,7 @@
 #pragma once
 #include <torch/types.h>
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -24,6 +25,10 @@ class Dataset {
  public:
   /// Throws DataError.
   explicit Dataset(const std::filesystem::path& directory);
+
+  /// Compares the files' checksums with dataset.json's: finds changes that leave everything
+  /// plausible. Throws DataError.
+  void verify() const;
 
   const std::filesystem::path& directory() const { return directory_; }
   const nlohmann::json& description() const { return description_; }  ///< dataset.json
@@ -65,7 +70,8 @@ class Dataset {
   bool warm(std::int64_t row) const;
 
  private:
-  void read_interactions();
+  /// `split_rows`: train, valid and test rows there must be.
+  void read_interactions(const std::array<std::int64_t, 3>& split_rows);
   void read_history();
   void read_names();
 

@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
+#include "core/tensor_view.hpp"
 #include "data/group_rows.hpp"
 #include "data/negatives.hpp"
 #include "data/text.hpp"
@@ -95,12 +96,6 @@ std::vector<std::int64_t> renumber(const std::vector<std::int32_t>& values, std:
   return out;
 }
 
-template <class T>
-at::Tensor view(const std::vector<T>& values, at::ScalarType dtype) {
-  return at::from_blob(const_cast<T*>(values.data()), {static_cast<std::int64_t>(values.size())},
-                       at::TensorOptions().dtype(dtype));
-}
-
 /// Strings as {name}_offsets and {name}_bytes.
 class StringColumn {
  public:
@@ -109,8 +104,7 @@ class StringColumn {
     offsets_.push_back(static_cast<std::int64_t>(bytes_.size()));
   }
   std::vector<std::pair<std::string, at::Tensor>> tensors(const std::string& name) const {
-    return {{name + "_offsets", view(offsets_, at::kLong)},
-            {name + "_bytes", view(bytes_, at::kByte)}};
+    return {{name + "_offsets", view_of(offsets_)}, {name + "_bytes", view_of(bytes_)}};
   }
 
  private:
@@ -132,9 +126,8 @@ void write_history(const fs::path& path, std::span<const std::int64_t> user,
     }
     offsets.push_back(static_cast<std::int64_t>(items.size()));
   }
-  write_safetensors(path, {{"offsets", view(offsets, at::kLong)},
-                           {"item", view(items, at::kLong)},
-                           {"time", view(times, at::kLong)}});
+  write_safetensors(
+      path, {{"offsets", view_of(offsets)}, {"item", view_of(items)}, {"time", view_of(times)}});
 }
 
 nlohmann::json describe_label(const RawRatings& raw, const PrepareConfig& config) {
@@ -160,7 +153,8 @@ std::string dataset_fingerprint(const nlohmann::json& description) {
 
 nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
                              const PrepareConfig& config) {
-  if (raw.rows() == 0) throw DataError("the input has no rows: there is nothing to prepare");
+  const std::string where = raw.input.empty() ? "the input" : raw.input.string();
+  if (raw.rows() == 0) throw DataError("{}: has no rows; there is nothing to prepare", where);
   if (raw.kind == RatingKind::click && config.negatives < 1)
     throw ConfigError("clicks alone have no negatives: give --negatives K (4 is usual)");
   if (raw.kind != RatingKind::click && config.negatives != 0)
@@ -181,16 +175,18 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
   }
   const auto count = static_cast<std::int64_t>(rows.size());
 
-  const double above = raw.kind == RatingKind::rating ? config.label_above : 0.5;
+  // As the ratings are: 3.7 must not be above 3.7.
+  const float above =
+      raw.kind == RatingKind::rating ? static_cast<float>(config.label_above) : 0.5F;
   std::vector<std::uint8_t> label(count);
   std::transform(rows.rating.begin(), rows.rating.end(), label.begin(),
                  [&](float r) -> std::uint8_t { return r > above; });
   if (std::find(label.begin(), label.end(), 1) == label.end()) {
     if (raw.kind == RatingKind::rating)
       throw DataError(
-          "no row is liked: no rating is above {} (the highest is {}); lower --label-above", above,
-          *std::max_element(rows.rating.begin(), rows.rating.end()));
-    throw DataError("no row is liked: every label is 0");
+          "{}: no row is liked: no rating is above {} (the highest is {}); lower --label-above",
+          where, above, *std::max_element(rows.rating.begin(), rows.rating.end()));
+    throw DataError("{}: no row is liked: every label is 0", where);
   }
 
   std::vector<std::int32_t> source_user, source_item;
@@ -206,23 +202,25 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
   }
   if (split_rows_count[0] == 0)
     throw DataError(
-        "no row is left to train on (valid {}, test {}; equal times are never divided): use "
+        "{}: no row is left to train on (valid {}, test {}; equal times are never divided): use "
         "--split user-time, smaller --split.valid and --split.test, or later boundaries",
-        split_rows_count[1], split_rows_count[2]);
+        where, split_rows_count[1], split_rows_count[2]);
 
   AtomicDirectory out(directory, "dataset.json");
   nlohmann::json files;
   const auto written = [&](const char* name) {
-    files[name] = {{"bytes", fs::file_size(out.path() / name)},
-                   {"sha256", sha256_file(out.path() / name)}};
+    const fs::path path = out.path() / name;
+    std::error_code error;
+    const std::uintmax_t bytes = fs::file_size(path, error);
+    if (error) throw DataError("{}: {}", path.string(), error.message());
+    files[name] = {{"bytes", bytes}, {"sha256", sha256_file(path)}};
   };
-  write_safetensors(out.path() / "interactions.safetensors",
-                    {{"user", view(user, at::kLong)},
-                     {"item", view(item, at::kLong)},
-                     {"time", view(rows.time, at::kLong)},
-                     {"rating", view(rows.rating, at::kFloat)},
-                     {"label", view(label, at::kByte)},
-                     {"split", view(split, at::kByte)}});
+  write_safetensors(out.path() / "interactions.safetensors", {{"user", view_of(user)},
+                                                              {"item", view_of(item)},
+                                                              {"time", view_of(rows.time)},
+                                                              {"rating", view_of(rows.rating)},
+                                                              {"label", view_of(label)},
+                                                              {"split", view_of(split)}});
   written("interactions.safetensors");
   write_history(out.path() / "history.safetensors", user, item, rows.time, label, users);
   written("history.safetensors");

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -41,6 +42,7 @@ struct RawRatings {
   std::vector<float> rating;  ///< the label (0, 1) where kind is label, 1 where it is click
   std::vector<std::int64_t> time;
   std::vector<std::string> titles;  ///< by item, UTF-8, shorter than `items` or empty: no title
+  std::filesystem::path input;      ///< file of the rows, for messages; empty: none
   nlohmann::json sources = nlohmann::json::array();  ///< {"file","bytes","sha256"} of each file
 
   std::int64_t rows() const { return static_cast<std::int64_t>(user.size()); }

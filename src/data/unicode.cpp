@@ -21,36 +21,37 @@ bool holds(std::span<const CodePointRange> ranges, char32_t c) {
   });
 }
 
-}  // namespace
-
-std::size_t find_invalid_utf8(std::string_view text) {
+/// visit(begin, end, whether it is valid) for each character or ill-formed sequence, until one call
+/// returns false.
+template <class Visit>
+void for_each_piece(std::string_view text, const Visit& visit) {
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
   const auto size = static_cast<std::int64_t>(text.size());
   for (std::int64_t i = 0; i < size;) {
-    const std::int64_t start = i;
+    const std::int64_t begin = i;
     UChar32 c;
     U8_NEXT(bytes, i, size, c);
-    if (c < 0) {
-      return static_cast<std::size_t>(start);
-    }
+    if (!visit(static_cast<std::size_t>(begin), static_cast<std::size_t>(i), c >= 0)) return;
   }
-  return std::string_view::npos;
+}
+
+}  // namespace
+
+std::size_t find_invalid_utf8(std::string_view text) {
+  std::size_t found = std::string_view::npos;
+  for_each_piece(text, [&](std::size_t begin, std::size_t, bool valid) {
+    if (!valid) found = begin;
+    return valid;
+  });
+  return found;
 }
 
 std::string replace_invalid_utf8(std::string_view text) {
   std::string result;
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
-  const auto size = static_cast<std::int64_t>(text.size());
-  for (std::int64_t i = 0; i < size;) {
-    const std::int64_t start = i;
-    UChar32 c;
-    U8_NEXT(bytes, i, size, c);
-    if (c < 0) {
-      result += "\xEF\xBF\xBD";
-    } else {
-      result += text.substr(static_cast<std::size_t>(start), static_cast<std::size_t>(i - start));
-    }
-  }
+  for_each_piece(text, [&](std::size_t begin, std::size_t end, bool valid) {
+    result += valid ? text.substr(begin, end - begin) : "\xEF\xBF\xBD";
+    return true;
+  });
   return result;
 }
 

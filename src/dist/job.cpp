@@ -43,6 +43,9 @@ void catch_signal(int signal, int flags) {
   sigaction(signal, &action, nullptr);
 }
 
+/// Set for the ranks of a job by Open MPI's mpirun, by Slurm's srun and by PMIx launchers.
+constexpr std::array kLaunchers{"OMPI_COMM_WORLD_SIZE", "SLURM_STEP_ID", "PMIX_RANK", "PMI_RANK"};
+
 /// Whether a launcher that kills the ranks on SIGTERM started this process: mpirun of Open MPI,
 /// MPICH (Hydra), MVAPICH.
 bool under_mpirun() {
@@ -98,6 +101,10 @@ void print_error(std::string text) {
 Job::Job(int* argc, char*** argv) {
   // Read before MPI starts, which may set such variables itself.
   mpirun_ = under_mpirun();
+  // Alone, Open MPI would start a daemon, only to be able to spawn more processes.
+  if (std::none_of(kLaunchers.begin(), kLaunchers.end(),
+                   [](const char* mark) { return std::getenv(mark) != nullptr; }))
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
   int provided = 0;
   const int status = MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided);
   if (status != MPI_SUCCESS) throw CommError("MPI_Init_thread failed with code {}", status);

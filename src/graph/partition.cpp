@@ -20,7 +20,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kFormatVersion = 1;
 constexpr const char* kMarker = "partition.json";
 constexpr std::int64_t kBytesPerRow = 32;  // of the report: 8 numbers of 4 bytes, LightGCN at r = 8
 constexpr double kMetisBytesPerEntry = 45;  // measured, above the CSR
@@ -188,8 +187,11 @@ void check_owner(const BipartiteGraph& graph, const std::vector<std::int32_t>& o
 
 void check_config(const PartitionConfig& config, std::int64_t nodes) {
   if (config.parts < 1) throw ConfigError("--parts: {} is below 1", config.parts);
+  if (config.parts > kMaxParts) {
+    throw ConfigError("{} parts (ranks): at most {} are supported", config.parts, kMaxParts);
+  }
   if (config.parts > nodes) {
-    throw ConfigError("--parts: {} parts for a graph of {} nodes; give at most one part per node",
+    throw ConfigError("{} parts (ranks) for a graph of {} nodes: each needs at least one node",
                       config.parts, nodes);
   }
   if (config.method != "metis" && config.method != "random") {
@@ -280,7 +282,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
   ShardWriter writer(graph, owner, static_cast<int>(config.parts), cut.groups());
   for (int part = 0; part < config.parts; ++part) {
     writer.write(output.path(), part,
-                 {{"format_version", std::to_string(kFormatVersion)},
+                 {{"format_version", std::to_string(kPartitionVersion)},
                   {"partition_id", id},
                   {"part", std::to_string(part)},
                   {"parts", std::to_string(config.parts)},
@@ -292,7 +294,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
   }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  nlohmann::json report{{"format_version", kFormatVersion},
+  nlohmann::json report{{"format_version", kPartitionVersion},
                         {"partition_id", id},
                         {"dataset_fingerprint", dataset.fingerprint()},
                         {"options", options},
@@ -354,7 +356,7 @@ std::optional<std::string> reason_to_partition(const Dataset& dataset,
   const auto path = directory / kMarker;
   const nlohmann::json json = read_json(path);
   try {
-    if (json.at("format_version") != kFormatVersion) return "has another format";
+    if (json.at("format_version") != kPartitionVersion) return "has another format";
     if (json.at("parts") != config.parts) return "has another number of parts";
     if (json.at("dataset_fingerprint") != dataset.fingerprint())
       return "belongs to an older dataset";

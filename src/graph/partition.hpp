@@ -24,7 +24,7 @@ struct PartitionConfig {
 
 /// Part of every node. metis: k-way, two balance constraints (nodes, edges), fixed seed, nodes
 /// without edges dealt to the parts with fewest nodes; random: seeded shuffle, dealt in turn.
-/// Throws ConfigError (more parts than nodes, graph beyond METIS's index type).
+/// Throws ConfigError (more parts than nodes or kMaxParts, graph beyond METIS's index type).
 std::vector<std::int32_t> partition_nodes(const BipartiteGraph& graph,
                                           const PartitionConfig& config);
 

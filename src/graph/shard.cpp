@@ -9,6 +9,7 @@
 #include "core/file.hpp"
 #include "core/rng.hpp"
 #include "core/safetensors.hpp"
+#include "core/tensor_view.hpp"
 #include "graph/shard_writer.hpp"
 
 namespace graphlora {
@@ -16,11 +17,6 @@ namespace {
 
 constexpr std::int64_t kBlocks = 512;  // of a RowLists: enough for any number of threads
 constexpr std::int64_t kMaxIndex = std::numeric_limits<std::int32_t>::max();
-
-template <class T>
-std::span<const T> values(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr<T>(), static_cast<std::size_t>(tensor.numel())};
-}
 
 template <class T>
 at::Tensor to_tensor(const std::vector<T>& values) {
@@ -70,8 +66,8 @@ at::Tensor runs_under(std::span<const std::int64_t> offsets, std::int64_t rows, 
 // Per peer, how many of its rows travel: those first needed in a group below `limit`.
 std::vector<std::int64_t> counts_below(const at::Tensor& offsets, const at::Tensor& first_group,
                                        int limit) {
-  const auto bounds = values<std::int64_t>(offsets);
-  const auto groups = values<std::uint16_t>(first_group);
+  const auto bounds = values_of<std::int64_t>(offsets);
+  const auto groups = values_of<std::uint16_t>(first_group);
   std::vector<std::int64_t> counts;
   for (std::size_t peer = 0; peer + 1 < bounds.size(); ++peer) {
     const auto begin = groups.begin() + bounds[peer], end = groups.begin() + bounds[peer + 1];
@@ -85,7 +81,7 @@ std::vector<std::int64_t> prefixes(const at::Tensor& offsets,
                                    const std::vector<std::int64_t>& counts) {
   std::vector<std::int64_t> rows;
   for (std::size_t peer = 0; peer < counts.size(); ++peer) {
-    const std::int64_t begin = values<std::int64_t>(offsets)[peer];
+    const std::int64_t begin = values_of<std::int64_t>(offsets)[peer];
     for (std::int64_t k = 0; k < counts[peer]; ++k) rows.push_back(begin + k);
   }
   return rows;
@@ -103,26 +99,26 @@ const at::Tensor& DeviceTensor::to(at::Device device, at::ScalarType dtype) cons
 
 RowLists make_row_lists(at::Tensor runs, at::Tensor index) {
   RowLists lists;
-  lists.blocks = equal_blocks(values<std::int64_t>(runs));
+  lists.blocks = equal_blocks(values_of<std::int64_t>(runs));
   lists.runs = DeviceTensor(std::move(runs));
   lists.index = DeviceTensor(std::move(index));
   return lists;
 }
 
-Shard::Shard(const std::filesystem::path& directory, int rank, const Dataset& dataset)
+Shard::Shard(const std::filesystem::path& directory, int rank, const Dataset* dataset)
     : cut_(std::span<const std::int64_t>{}, CutKind::none, 1) {
-  const std::string again =
-      fmt::format("rebuild it with graphlora partition --data {}", dataset.directory().string());
+  std::string again = "rebuild it with graphlora partition";
+  if (dataset) again += " --data " + dataset->directory().string();
   const auto json_path = directory / "partition.json";
   const nlohmann::json json = read_json(json_path);
   std::string id;
   std::int64_t nodes = 0, parts = 0;
   try {
-    if (json.at("format_version") != 1) {
+    if (json.at("format_version") != kPartitionVersion) {
       throw DataError("{}: unknown format version {}; {}", json_path.string(),
                       json.at("format_version").dump(), again);
     }
-    if (json.at("dataset_fingerprint") != dataset.fingerprint()) {
+    if (dataset && json.at("dataset_fingerprint") != dataset->fingerprint()) {
       throw DataError("{}: belongs to another dataset; {}", json_path.string(), again);
     }
     nodes = json.at("nodes").get<std::int64_t>();
@@ -132,18 +128,24 @@ Shard::Shard(const std::filesystem::path& directory, int rank, const Dataset& da
   } catch (const nlohmann::json::exception& error) {
     throw DataError("{}: {}; {}", json_path.string(), error.what(), again);
   }
-  if (nodes != dataset.nodes() || parts <= rank || parts > nodes) {
-    throw DataError("{}: {} parts of {} nodes do not fit rank {} and the dataset's {} nodes; {}",
-                    json_path.string(), parts, nodes, rank, dataset.nodes(), again);
+  if (dataset && nodes != dataset->nodes()) {
+    throw DataError("{}: {} nodes, the dataset has {}; {}", json_path.string(), nodes,
+                    dataset->nodes(), again);
+  }
+  if (nodes > kMaxIndex || parts <= rank || parts > std::min(nodes, kMaxParts)) {
+    throw DataError("{}: {} parts of {} nodes do not fit rank {}; {}", json_path.string(), parts,
+                    nodes, rank, again);
   }
   parts_ = static_cast<int>(parts);
 
   const SafetensorsReader reader(directory / shard_file_name(rank));
   const std::string file = reader.path().string();
-  const std::map<std::string, std::string> expected{{"partition_id", id},
-                                                    {"part", std::to_string(rank)},
-                                                    {"parts", std::to_string(parts)},
-                                                    {"groups", std::to_string(cut_.groups())}};
+  const std::map<std::string, std::string> expected{
+      {"format_version", std::to_string(kPartitionVersion)},
+      {"partition_id", id},
+      {"part", std::to_string(rank)},
+      {"parts", std::to_string(parts)},
+      {"groups", std::to_string(cut_.groups())}};
   for (const auto& [key, value] : expected) {
     const auto found = reader.metadata().find(key);
     if (found == reader.metadata().end() || found->second != value) {
@@ -169,10 +171,10 @@ Shard::Shard(const std::filesystem::path& directory, int rank, const Dataset& da
 }
 
 void Shard::check(std::int64_t nodes, int rank, const std::string& file) {
-  const auto owned = values<std::int64_t>(owned_), halo = values<std::int64_t>(halo_);
-  const auto row_offsets = values<std::int64_t>(row_offsets_);
-  const auto col = values<std::int32_t>(col_);
-  const auto halo_first_group = values<std::uint16_t>(halo_first_group_);
+  const auto owned = values_of<std::int64_t>(owned_), halo = values_of<std::int64_t>(halo_);
+  const auto row_offsets = values_of<std::int64_t>(row_offsets_);
+  const auto col = values_of<std::int32_t>(col_);
+  const auto halo_first_group = values_of<std::uint16_t>(halo_first_group_);
   const auto n = static_cast<std::int64_t>(owned.size());
   const auto h = static_cast<std::int64_t>(halo.size());
   const int groups = cut_.groups();
@@ -186,7 +188,7 @@ void Shard::check(std::int64_t nodes, int rank, const std::string& file) {
     }
   }
   const auto check_offsets = [&](const at::Tensor& tensor, const char* name, std::int64_t last) {
-    const auto offsets = values<std::int64_t>(tensor);
+    const auto offsets = values_of<std::int64_t>(tensor);
     if (offsets.empty() ? last != 0 : offsets.front() != 0 || offsets.back() != last) {
       throw DataError("{}: {} does not run from 0 to {}", file, name, last);
     }
@@ -204,7 +206,7 @@ void Shard::check(std::int64_t nodes, int rank, const std::string& file) {
   }
 
   std::vector<std::int32_t> halo_owner(h);
-  const auto halo_offsets = values<std::int64_t>(halo_offsets_);
+  const auto halo_offsets = values_of<std::int64_t>(halo_offsets_);
   for (int peer = 0; peer < parts_; ++peer) {
     std::fill(halo_owner.begin() + halo_offsets[peer], halo_owner.begin() + halo_offsets[peer + 1],
               peer);
@@ -267,8 +269,8 @@ void Shard::check(std::int64_t nodes, int rank, const std::string& file) {
     throw DataError("{}: halo_first_group is not the first use of every halo row", file);
   }
   std::sort(sends.begin(), sends.end());
-  const auto send_rows = values<std::int64_t>(send_rows_);
-  const auto send_first_group = values<std::uint16_t>(send_first_group_);
+  const auto send_rows = values_of<std::int64_t>(send_rows_);
+  const auto send_first_group = values_of<std::uint16_t>(send_first_group_);
   std::vector<std::int64_t> send_offsets(parts_ + 1, 0);
   bool same = sends.size() == send_rows.size();
   for (std::size_t s = 0; same && s < sends.size(); ++s) {
@@ -276,15 +278,15 @@ void Shard::check(std::int64_t nodes, int rank, const std::string& file) {
     same = std::get<1>(sends[s]) == send_first_group[s] && std::get<3>(sends[s]) == send_rows[s];
   }
   for (int peer = 0; peer < parts_; ++peer) send_offsets[peer + 1] += send_offsets[peer];
-  const auto stored = values<std::int64_t>(send_offsets_);
+  const auto stored = values_of<std::int64_t>(send_offsets_);
   if (!same || !std::equal(send_offsets.begin(), send_offsets.end(), stored.begin())) {
     throw DataError("{}: the send lists are not those of its edges", file);
   }
 }
 
 void Shard::transpose_halo_block() {
-  const auto row_offsets = values<std::int64_t>(row_offsets_);
-  const auto col = values<std::int32_t>(col_);
+  const auto row_offsets = values_of<std::int64_t>(row_offsets_);
+  const auto col = values_of<std::int32_t>(col_);
   const std::int64_t n = owned_.size(0), h = halo_.size(0);
   const int groups = cut_.groups();
   const auto each_use = [&](const auto& visit) {
@@ -332,9 +334,9 @@ std::shared_ptr<const GraphPlan> Shard::make_plan(const CutView& view) const {
   plan->interior = interior_;
   plan->halo_slots = h;
   plan->in_edges =
-      make_row_lists(runs_under(values<std::int64_t>(row_offsets_), n, groups, view), col_);
+      make_row_lists(runs_under(values_of<std::int64_t>(row_offsets_), n, groups, view), col_);
   plan->halo_uses =
-      make_row_lists(runs_under(values<std::int64_t>(use_offsets_), h, groups, view), use_row_);
+      make_row_lists(runs_under(values_of<std::int64_t>(use_offsets_), h, groups, view), use_row_);
 
   plan->degree_n = at::empty({n}, at::kInt);
   plan->inverse_sqrt_degree_n = at::empty({n}, at::kDouble);
@@ -359,7 +361,7 @@ std::shared_ptr<const GraphPlan> Shard::make_plan(const CutView& view) const {
   plan->send_rows = DeviceTensor(send_rows_.index_select(0, sent));
 
   // Of each boundary row, its places among the rows sent.
-  const auto send_rows = values<std::int64_t>(plan->send_rows.cpu());
+  const auto send_rows = values_of<std::int64_t>(plan->send_rows.cpu());
   std::vector<std::int64_t> offsets(n - interior_ + 1, 0);
   for (const std::int64_t row : send_rows) ++offsets[row - interior_ + 1];
   for (std::int64_t row = 0; row < n - interior_; ++row) offsets[row + 1] += offsets[row];
@@ -384,7 +386,7 @@ NodeMap::NodeMap(Communicator& world, const at::Tensor& owned, std::int64_t node
 
 NodeMap::NodeMap(const at::Tensor& ids_N, const std::vector<std::int64_t>& counts,
                  std::int64_t nodes) {
-  const auto ids = values<std::int64_t>(ids_N);
+  const auto ids = values_of<std::int64_t>(ids_N);
   if (static_cast<std::int64_t>(ids.size()) != nodes) {
     throw DataError("the ranks own {} nodes, the dataset has {}", ids.size(), nodes);
   }

@@ -69,7 +69,10 @@ class Shard {
  public:
   /// Reads and checks part `rank` of DIRECTORY. Throws DataError (truncated, indices out of range,
   /// inconsistent lists, other dataset or partition). Local.
-  Shard(const std::filesystem::path& directory, int rank, const Dataset& dataset);
+  Shard(const std::filesystem::path& directory, int rank, const Dataset& dataset)
+      : Shard(directory, rank, &dataset) {}
+  /// The same by partition.json alone, whatever dataset it belongs to.
+  Shard(const std::filesystem::path& directory, int rank) : Shard(directory, rank, nullptr) {}
 
   std::int64_t owned_count() const { return owned_.size(0); }
   std::int64_t halo_count() const { return halo_.size(0); }
@@ -84,6 +87,7 @@ class Shard {
   std::shared_ptr<const GraphPlan> plan(const CutView& view) const;
 
  private:
+  Shard(const std::filesystem::path& directory, int rank, const Dataset* dataset);
   void check(std::int64_t nodes, int rank, const std::string& file);
   void transpose_halo_block();
   std::shared_ptr<const GraphPlan> make_plan(const CutView& view) const;

@@ -8,17 +8,12 @@
 
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
+#include "core/tensor_view.hpp"
 
 namespace graphlora {
 namespace {
 
 constexpr std::uint16_t kUnused = std::numeric_limits<std::uint16_t>::max();
-
-template <class T>
-at::Tensor view_of(std::vector<T>& values) {
-  return at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())},
-                       c10::CppTypeToScalarType<T>::value);
-}
 
 // A row that travels: to or from `peer`, needed from `first_group` on.
 struct Travel {

@@ -11,6 +11,11 @@
 
 namespace graphlora {
 
+/// Version of a partition's format that this program writes and reads.
+inline constexpr int kPartitionVersion = 1;
+/// Most parts of a partition: its report and its send lists grow with their square.
+inline constexpr std::int64_t kMaxParts = 4096;
+
 /// Turns global adjacency into local one, part by part. Keeps references; memory: 14 bytes a node
 /// beside the part at hand.
 class ShardWriter {

@@ -9,6 +9,7 @@ Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfi
   job.agree([&] {
     grid = std::make_unique<ProcessGrid>(job.world(), tensor_parallel);
     dataset = std::make_unique<Dataset>(data);
+    if (grid->rank() == 0) dataset->verify();
   });
   ensure_partition(job, *dataset, partition, reuse);
   job.agree([&] {

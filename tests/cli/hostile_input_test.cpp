@@ -6,7 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
-#include <set>
+#include <map>
 
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
@@ -71,6 +71,8 @@ Words replaced(Words words, const std::string& flag, const std::string& value) {
     if (words[i] == flag) words[i + 1] = value;
   return words;
 }
+
+Words inspect(const std::string& path) { return {"inspect", path}; }
 
 const Words kTrainNew = replaced(kTrain, "--output", "@/new");
 const Words kPrepareNew = replaced(kPrepare, "--output", "@/new");
@@ -173,11 +175,13 @@ void bless_dataset(const fs::path& dataset) {
   });
 }
 
-std::set<std::string> listing(const fs::path& root) {
-  std::set<std::string> names;
+/// Names of everything below, with the checksums of files.
+std::map<std::string, std::string> listing(const fs::path& root) {
+  std::map<std::string, std::string> entries;
   for (const auto& entry : fs::recursive_directory_iterator(root))
-    names.insert(entry.path().lexically_relative(root).string());
-  return names;
+    entries[entry.path().lexically_relative(root).string()] =
+        entry.is_regular_file() ? sha256_file(entry.path()) : "";
+  return entries;
 }
 
 struct Case {
@@ -233,7 +237,7 @@ class HostileInput : public testing::Test {
         EXPECT_NE(errors[0].find(expected), std::string::npos)
             << errors[0] << "\n  lacks: " << expected;
       }
-      EXPECT_EQ(listing(root), before) << "files were left or lost";
+      EXPECT_EQ(listing(root), before) << "files were left, lost or changed";
     }
   }
 
@@ -253,7 +257,7 @@ TEST_F(HostileInput, Ratings) {
       {"a directory", [](const fs::path&) {}, replaced(kPrepareNew, "--input", "@/model"), 3,
        "@/model"},
       {"empty", ratings(""), kPrepareNew, 3, "@/ratings.csv"},
-      {"only a header", ratings(head), kPrepareNew, 3, "has no rows"},
+      {"only a header", ratings(head), kPrepareNew, 3, "@/ratings.csv: has no rows"},
       {"no such column", ratings("user,thing,time,rating\nu,i,1,5\n"), kPrepareNew, 3,
        "@/ratings.csv:1: "},
       {"too few columns", ratings(head + "u,i,1,5\nu,j,1\n"), kPrepareNew, 3, "@/ratings.csv:3: "},
@@ -268,7 +272,8 @@ TEST_F(HostileInput, Ratings) {
       {"NUL in an id", ratings(head + std::string("u\0v,i,1,5\n", 10)), kPrepareNew, 3,
        "@/ratings.csv:2: "},
       {"quote never closed", ratings(head + "u,\"i,1,5\n"), kPrepareNew, 3, "@/ratings.csv:"},
-      {"nothing liked", ratings(head + "u,i,1,1\nu,j,2,1\nu,k,3,1\n"), kPrepareNew, 3, ""},
+      {"nothing liked", ratings(head + "u,i,1,1\nu,j,2,1\nu,k,3,1\n"), kPrepareNew, 3,
+       "@/ratings.csv: no row is liked"},
       {"binary", ratings(std::string(1000, '\xFF')), kPrepareNew, 3, "@/ratings.csv:1: "},
       {"wrong format", [](const fs::path&) {}, replaced(kPrepareNew, "--format", "movielens-100k"),
        3, "@/ratings.csv"},
@@ -316,7 +321,25 @@ TEST_F(HostileInput, Dataset) {
   const auto description = [](std::function<void(nlohmann::json&)> change) {
     return [=](const fs::path& root) { edit_json(root / "dataset/dataset.json", change); };
   };
+  // A train and a test row change places.
+  const auto unblessed = [](const fs::path& root) {
+    edit_tensor(root / "dataset/interactions.safetensors", "split", [](at::Tensor split) {
+      const at::Tensor train = (split == 0).nonzero()[0], test = (split == 2).nonzero()[0];
+      split.index_fill_(0, train, 2);
+      split.index_fill_(0, test, 0);
+      return split;
+    });
+  };
   check({
+      {"content changed", unblessed, kPretrainNew, 3, "@/dataset/interactions.safetensors"},
+      {"content changed, partition", unblessed, kPartition, 3,
+       "@/dataset/interactions.safetensors"},
+      {"content changed, inspect", unblessed, inspect("@/dataset"), 3,
+       "@/dataset/interactions.safetensors"},
+      {"rows a list", description([](nlohmann::json& j) {
+         j["rows"] = {1, 2, 3};
+       }),
+       kPretrainNew, 3, "@/dataset/dataset.json"},
       {"no directory", [](const fs::path& r) { fs::remove_all(r / "dataset"); }, kPretrainNew, 3,
        "@/dataset"},
       {"dataset.json missing", [](const fs::path& r) { fs::remove(r / "dataset/dataset.json"); },
@@ -387,8 +410,29 @@ TEST_F(HostileInput, Partition) {
   check({
       {"no dataset", [](const fs::path&) {}, replaced(kPartition, "--data", "@/none"), 3, "@/none"},
       {"no parts", [](const fs::path&) {}, replaced(kPartition, "--parts", "0"), 2, "--parts"},
-      {"more parts than nodes", [](const fs::path&) {}, replaced(kPartition, "--parts", "1000000"),
-       2, "parts"},
+      {"more parts than nodes", [](const fs::path&) {}, replaced(kPartition, "--parts", "23"), 2,
+       "23 parts (ranks) for a graph of 22 nodes"},
+      {"more parts than supported", [](const fs::path&) {}, replaced(kPartition, "--parts", "4097"),
+       2, "--parts"},
+      {"report of a negative number of parts",
+       [](const fs::path& r) {
+         edit_json(r / "dataset/partition-1/partition.json",
+                   [](nlohmann::json& j) { j["parts"] = -3; });
+       },
+       inspect("@/dataset/partition-1"), 3, "@/dataset/partition-1/partition.json"},
+      {"report is an array",
+       [](const fs::path& r) { put(r / "dataset/partition-1/partition.json", "[1]"); },
+       inspect("@/dataset/partition-1"), 3, "@/dataset/partition-1"},
+      {"part of another partition",
+       [part](const fs::path& r) {
+         std::map<std::string, std::string> metadata;
+         const auto tensors = tensors_of(r / part, metadata);
+         metadata["partition_id"] = "0";
+         write_safetensors(r / part, tensors, metadata);
+       },
+       inspect("@/dataset/partition-1"), 3, "part-00000.safetensors: its partition_id"},
+      {"part of no sense", edit("col", first_set_to(-1)), inspect("@/dataset/partition-1"), 3,
+       "part-00000.safetensors"},
       {"part cut", [part](const fs::path& r) { halve(r / part); }, kTrainNew, 3,
        "part-00000.safetensors"},
       {"part missing", [part](const fs::path& r) { fs::remove(r / part); }, kTrainNew, 3,
@@ -407,7 +451,7 @@ TEST_F(HostileInput, Partition) {
               t[0].copy_(t[1]);
               return t;
             }),
-       kTrainNew, 3, ""},
+       kTrainNew, 3, "part-00000.safetensors: node"},
       {"owned out of range", edit("owned", first_set_to(std::int64_t{1} << 40)), kTrainNew, 3,
        "part-00000.safetensors"},
       {"col missing", edit("col", drop), kTrainNew, 3, "tensor col"},
@@ -439,6 +483,13 @@ TEST_F(HostileInput, Pretrained) {
       {"embeddings cut", [file](const fs::path& r) { halve(r / file); }, kEvaluatePretrained, 3,
        "embeddings-00000-of-00001.safetensors"},
       {"NaN", edit("weight", with_nan), kEvaluatePretrained, 3, "weight of node 0 is not finite"},
+      {"NaN, inspect", edit("weight", with_nan), inspect("@/pretrained"), 3,
+       "weight of node 0 is not finite"},
+      {"users negative, inspect",
+       [](const fs::path& r) {
+         edit_json(r / "pretrained/pretrain.json", [](nlohmann::json& j) { j["users"] = -5; });
+       },
+       inspect("@/pretrained"), 3, "@/pretrained/pretrain.json"},
       {"a row missing", edit("weight", shorter), kTrainNew, 3, "weight is"},
       {"node ids repeat",
        edit("node_id",
@@ -615,22 +666,32 @@ TEST_F(HostileInput, Checkpoint) {
        "manifest.json"},
       {"rank absurd",
        manifest([](nlohmann::json& j) { j["model"]["lora"]["rank"] = std::int64_t{1} << 50; }),
-       kEvaluate, 2, "--lora.rank"},
+       kEvaluate, 3, "lora.rank"},
       {"rank negative", manifest([](nlohmann::json& j) { j["model"]["lora"]["rank"] = -2; }),
-       kEvaluate, 2, "--lora.rank"},
+       kEvaluate, 3, "lora.rank"},
       {"unknown linear",
        manifest([](nlohmann::json& j) { j["model"]["lora"]["targets"] = {"z_proj"}; }), kEvaluate,
-       2, "z_proj"},
+       3, "lora.targets"},
       {"unknown precision", manifest([](nlohmann::json& j) { j["model"]["precision"] = "fp8"; }),
-       kEvaluate, 2, "--precision"},
+       kEvaluate, 3, "precision"},
       {"unknown gnn", manifest([](nlohmann::json& j) { j["model"]["gnn"]["type"] = "magic"; }),
-       kEvaluate, 2, "--gnn.type"},
+       kEvaluate, 3, "gnn.type"},
+      {"gnn layers without end",
+       manifest([](nlohmann::json& j) { j["model"]["gnn"]["layers"] = 1'000'000'000'000; }),
+       kEvaluate, 3, "gnn.layers"},
+      {"unknown score", manifest([](nlohmann::json& j) { j["model"]["score"] = "both"; }),
+       kEvaluate, 3, "score"},
+      {"unknown projector",
+       manifest([](nlohmann::json& j) { j["model"]["projector"]["type"] = "cnn"; }), kEvaluate, 3,
+       "projector.type"},
+      {"negative step on resume", manifest([](nlohmann::json& j) { j["step"] = -5; }),
+       with(kTrain, {"--resume"}), 3, "@/out/step-000001/manifest.json"},
       {"gnn layers negative", manifest([](nlohmann::json& j) { j["model"]["gnn"]["layers"] = -1; }),
-       kEvaluate, 3, ""},
+       kEvaluate, 3, "@/out/step-000001"},
       {"projector absurd", manifest([](nlohmann::json& j) {
          j["model"]["projector"]["middle"] = std::int64_t{1} << 50;
        }),
-       kEvaluate, 2, "--projector.middle"},
+       kEvaluate, 3, "projector.middle"},
       {"of another dataset", manifest([](nlohmann::json& j) { j["dataset"]["fingerprint"] = "0"; }),
        kEvaluate, 3, "another dataset"},
       {"of another model",

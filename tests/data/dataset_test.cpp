@@ -91,7 +91,13 @@ std::vector<Damage> damages() {
       {"edited", described([](auto& j) { j["users"] = 3; }, false), "fingerprint"},
       {"no fingerprint", described([](auto& j) { j.erase("fingerprint"); }, false), "fingerprint"},
       {"no split", described([](auto& j) { j["split"] = 3; }), "dataset.json"},
-      {"no rows", described([](auto& j) { j.erase("rows"); }), "train"},
+      {"no rows", described([](auto& j) { j.erase("rows"); }), "rows"},
+      {"rows a list", described([](auto& j) {
+         j["rows"] = {1, 2, 3};
+       }),
+       "dataset.json"},
+      {"rows text", described([](auto& j) { j["rows"]["test"] = "many"; }), "dataset.json"},
+      {"no checksum", described([](auto& j) { j["files"][kItems].erase("sha256"); }), "sha256"},
       {"rows wrong", described([](auto& j) { j["rows"]["test"] = 77; }), "77"},
       {"file missing", [](auto d) { fs::remove(d / kHistory); }, "history.safetensors is missing"},
       {"file cut", [](auto d) { fs::resize_file(d / kItems, 100); }, "items.safetensors has 100"},
@@ -164,6 +170,30 @@ INSTANTIATE_TEST_SUITE_P(All, DamagedDataset, testing::ValuesIn(damages()), [](c
 });
 
 TEST(Dataset, MissingDirectory) { EXPECT_THROW(Dataset("/nonexistent/dataset"), DataError); }
+
+TEST(Dataset, PathsThatCannotBeLookedUpAreNotCalledMissing) {
+  try {
+    Dataset dataset(std::string(5000, 'x'));
+    FAIL() << "was accepted";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("cannot be opened: "), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Dataset, VerifyFindsChangesThatLeaveItPlausible) {
+  TemporaryDirectory folder;
+  write_small(folder / "d");
+  EXPECT_NO_THROW(Dataset(folder / "d").verify());
+  change(folder / "d", kInteractions, "rating", set<float>(0, 2.5F));
+  const Dataset dataset(folder / "d");
+  try {
+    dataset.verify();
+    FAIL() << "was accepted";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find(kInteractions), std::string::npos) << error.what();
+  }
+}
 
 TEST(Dataset, KeepsItsMapsAlive) {
   TemporaryDirectory folder;

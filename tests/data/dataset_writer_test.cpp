@@ -127,6 +127,18 @@ TEST(WriteDataset, KeepsTheLastDuplicateAlsoAtEqualTimes) {
   EXPECT_EQ(dataset.rating()[1], 1);
 }
 
+TEST(WriteDataset, ARatingEqualToTheThresholdIsNotLiked) {
+  TemporaryDirectory folder;
+  RawRatings raw;
+  raw.add("a", "x", 3.7F, 1);
+  raw.add("b", "x", 3.8F, 2);
+  write_dataset(folder / "d", std::move(raw),
+                {.split = {.valid = 0, .test = 0}, .label_above = 3.7});
+  const Dataset dataset(folder / "d");
+  EXPECT_EQ(dataset.label()[0], 0);
+  EXPECT_EQ(dataset.label()[1], 1);
+}
+
 TEST(WriteDataset, SampleIsTheLeastHashesInOrder) {
   TemporaryDirectory folder;
   write_dataset(folder / "d", raw_of(random_rows(300, 5)), {.split = {.rule = "user-time"}});

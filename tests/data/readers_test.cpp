@@ -62,11 +62,11 @@ TEST(ReadMovielens100k, RatingsAndLatin1Titles) {
   EXPECT_EQ(raw.sources[1]["bytes"], fs::file_size(folder / "u.item"));
 }
 
-TEST(ReadMovielens100k, TwoByteSequencesStayLatin1) {
-  // "Ã©" in Latin-1 is the UTF-8 of "é": the format decides, not a guess.
+TEST(ReadMovielens100k, TitlesThatAreUtf8StayUtf8) {
   TemporaryDirectory folder;
-  write_all(folder, {{"u.data", "1\t1\t3\t1\n"}, {"u.item", "1|A\xc3\xa9|\n"}});
-  EXPECT_EQ(lines_of(read(folder, "movielens-100k")), Lines{"1 1 3 1 AÃ©"});
+  write_all(folder, {{"u.data", "1\t1\t3\t1\n1\t2\t3\t2\n"},
+                     {"u.item", "1|Am\xc3\xa9lie|\n2|Am\xe9lie|\n"}});
+  EXPECT_EQ(lines_of(read(folder, "movielens-100k")), (Lines{"1 1 3 1 Amélie", "1 2 3 2 Amélie"}));
 }
 
 TEST(ReadMovielens1m, DoubleColons) {
@@ -159,6 +159,12 @@ TEST(ReadCsv, KindFollowsTheColumns) {
   EXPECT_EQ(lines_of(raw), (Lines{"a x 3 1 ", "b y 4 2 "}));
 }
 
+TEST(ReadCsv, BlanksAroundIdsDoNotCount) {
+  TemporaryDirectory folder;
+  folder.write("r.csv", "user, item, rating, time, title\na, x y , 5, 1, X\n a,x y,3,2,X\n");
+  EXPECT_EQ(lines_of(read(folder, "csv", {}, "r.csv")), (Lines{"a x y 5 1 X", "a x y 3 2 X"}));
+}
+
 TEST(ReadCsv, TitlesInUtf8OrLatin1) {
   TemporaryDirectory folder;
   folder.write("r.csv", "user,item,rating,time,title\na,x,5,1,Caf\xc3\xa9\na,y,5,2,Caf\xe9\n");
@@ -244,7 +250,7 @@ std::vector<Hostile> hostile() {
       {"items missing", kK, {{"u.data", kGoodData}}, "u.item", "no such file"},
       {"data empty", kK, ml100k(""), "u.data", "is empty"},
       {"items empty", kK, ml100k(kGoodData, ""), "u.item", "is empty"},
-      {"only newlines", kK, ml100k("\n\n\n"), "", "no rows"},
+      {"only newlines", kK, ml100k("\n\n\n"), "u.data:", "no rows"},
       {"text as user", kK, ml100k(kGoodData + "bob\t1\t5\t1\n"), "u.data:3:", "user id 'bob'"},
       {"text as item", kK, ml100k("1\tx\t5\t1\n"), "u.data:1:", "item id 'x'"},
       {"text as rating", kK, ml100k("1\t1\tgood\t1\n"), "u.data:1:", "rating 'good'"},
@@ -271,10 +277,14 @@ std::vector<Hostile> hostile() {
        "u.item:2:", "columns"},
       {"item id text", kK, ml100k(kGoodData, "one|One|\n"), "u.item:1:", "item id"},
       {"items binary", kK, ml100k(kGoodData, std::string("1|a\0b|\n", 7)), "u.item:1:", "NUL"},
-      {"nothing liked", kK, ml100k("1\t1\t3\t1\n"), "", "no row is liked"},
+      {"nothing liked", kK, ml100k("1\t1\t3\t1\n"), "u.data:", "no row is liked"},
+      {"milliseconds after seconds", kK, ml100k("1\t1\t5\t881250949\n1\t2\t5\t881250949000\n"),
+       "u.data:2:", "is in milliseconds"},
+      {"seconds after milliseconds", "csv", csv(kHeader + "a,x,5,881250949000\na,y,5,2005-04-02\n"),
+       "in.csv:3:", "is in seconds"},
       {"all at one time", kK,
-       ml100k("1\t1\t5\t1\n2\t1\t5\t1\n3\t1\t5\t1\n4\t1\t5\t1\n5\t1\t5\t1\n"), "",
-       "no row is left to train on"},
+       ml100k("1\t1\t5\t1\n2\t1\t5\t1\n3\t1\t5\t1\n4\t1\t5\t1\n5\t1\t5\t1\n"),
+       "u.data:", "no row is left to train on"},
       {"1m single colon", "movielens-1m", ml1m("1:1:5:1\n"), "ratings.dat:1:", "has 1 columns"},
       {"1m movie without genres", "movielens-1m", ml1m("1::1::5::1\n", "1::One\n"),
        "movies.dat:1:", "item::title::genres"},
@@ -298,7 +308,7 @@ std::vector<Hostile> hostile() {
       {"csv ML bad hour", "movielens-csv",
        mlcsv("userId,movieId,rating,timestamp\n1,1,5,2005-01-01 25:00:00\n"),
        "ratings.csv:2:", "time"},
-      {"csv header only", "csv", csv(kHeader), "", "no rows"},
+      {"csv header only", "csv", csv(kHeader), "in.csv:", "no rows"},
       {"csv missing", "csv", {}, "in.csv", "no such file"},
       {"csv empty lines", "csv", csv("\n\n"), "in.csv", "no records"},
       {"csv column twice", "csv", csv("user,item,user,time\n"), "in.csv:1:", "'user' twice"},
@@ -320,6 +330,7 @@ std::vector<Hostile> hostile() {
       {"csv text after quote", "csv", csv(kHeader + "\"a\"b,x,5,1\n"),
        "in.csv:2:", "behind a closing quote"},
       {"csv id empty", "csv", csv(kHeader + ",x,5,1\n"), "in.csv:2:", "user id is empty"},
+      {"csv id of blanks", "csv", csv(kHeader + " ,x,5,1\n"), "in.csv:2:", "user id is empty"},
       {"csv id not UTF-8", "csv", csv(kHeader + "a,\xff\xfe,5,1\n"),
        "in.csv:2:", "not valid UTF-8"},
       {"csv id with control", "csv", csv(kHeader + "a,\x01,5,1\n"),
@@ -329,7 +340,8 @@ std::vector<Hostile> hostile() {
       {"csv label 2", "csv", csv("user,item,label,time\na,x,2,1\n"), "in.csv:2:", "label '2'"},
       {"csv label text", "csv", csv("user,item,label,time\na,x,yes,1\n"),
        "in.csv:2:", "label 'yes'"},
-      {"csv labels all 0", "csv", csv("user,item,label,time\na,x,0,1\n"), "", "every label is 0"},
+      {"csv labels all 0", "csv", csv("user,item,label,time\na,x,0,1\n"),
+       "in.csv:", "every label is 0"},
       {"csv UTF-16", "csv", csv(std::string("\xff\xfeu\0s\0e\0r\0", 10)), "in.csv:1:", "NUL"},
       {"csv titles missing", "csv", csv(kHeader + "a,x,5,1\n"), "t.csv", "no such file", titled()},
       {"csv titles without id",
@@ -377,12 +389,22 @@ std::vector<Hostile> hostile() {
       {"boundaries before all",
        "csv",
        csv(kHeader + "a,x,5,9\n"),
-       "",
+       "in.csv:",
        "left to train on",
        {},
        ExitCode::data,
        {.split = {.valid_from = 1, .test_from = 2}}},
   };
+}
+
+TEST(LineReader, PathsThatCannotBeLookedUpAreNotCalledMissing) {
+  try {
+    LineReader reader(std::string(5000, 'x'), false);
+    ADD_FAILURE() << "was accepted";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("cannot be read: "), std::string::npos)
+        << error.what();
+  }
 }
 
 class HostileSource : public testing::TestWithParam<Hostile> {};

@@ -10,6 +10,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "graph/planted.hpp"
+#include "graph/shard_writer.hpp"
 
 namespace graphlora {
 namespace {
@@ -142,6 +143,9 @@ TEST_F(PartitionTest, AsManyPartsAsNodesIsLegalMoreIsAnError) {
     EXPECT_THROW(partition_nodes(graph, {.parts = 11, .method = method}), ConfigError);
   }
   EXPECT_THROW(partition_nodes(graph, {.parts = 0}), ConfigError);
+  const BipartiteGraph large = build_graph(kMaxParts, kMaxParts, {});
+  EXPECT_NO_THROW(partition_nodes(large, {.parts = kMaxParts, .method = "random"}));
+  EXPECT_THROW(partition_nodes(large, {.parts = kMaxParts + 1, .method = "random"}), ConfigError);
   EXPECT_THROW(partition_nodes(graph, {.parts = 2, .method = "metiss"}), ConfigError);
   EXPECT_THROW(partition_nodes(graph, {.parts = 2, .max_degree = -1}), ConfigError);
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -64,10 +63,7 @@ class SharedDirectory {
   SharedDirectory() {
     std::string text;
     if (world().rank() == 0) text = own_.emplace().path().string();
-    at::Tensor bytes = at::zeros({256}, at::kByte);
-    std::memcpy(bytes.mutable_data_ptr(), text.data(), std::min<std::size_t>(text.size(), 255));
-    world().broadcast(bytes, 0, Traffic::control).wait();
-    path_ = reinterpret_cast<const char*>(bytes.const_data_ptr());
+    path_ = world().broadcast_text(std::move(text), 0, Traffic::control);
   }
   ~SharedDirectory() { world().barrier(); }
   SharedDirectory(const SharedDirectory&) = delete;

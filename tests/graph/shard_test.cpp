@@ -224,19 +224,23 @@ TEST_F(ShardTest, PlansAreMadeOnceAndViewsAreChecked) {
 
 using Tensors = std::map<std::string, at::Tensor>;
 
-// Changes a copy of part 0 and expects an error that names the file.
+using Metadata = std::map<std::string, std::string>;
+
+// Changes a copy of part 0 and expects an error that names the file, with the dataset and without.
 void expect_refused(const Parts& parts, const std::string& what,
-                    const std::function<void(Tensors&)>& change) {
+                    const std::function<void(Tensors&)>& change,
+                    const std::function<void(Metadata&)>& change_metadata = {}) {
   const auto path = parts.directory() / shard_file_name(0);
   const std::string good = read_file(path);
-  std::map<std::string, std::string> metadata;
+  Metadata metadata;
   Tensors tensors;
   {
     const SafetensorsReader reader(path);
     metadata = reader.metadata();
     for (const auto& [name, entry] : reader.entries()) tensors[name] = reader.tensor(name).clone();
   }
-  change(tensors);
+  if (change) change(tensors);
+  if (change_metadata) change_metadata(metadata);
   write_safetensors(path, {tensors.begin(), tensors.end()}, metadata);
   try {
     const Shard shard(parts.directory(), 0, parts.planted.dataset());
@@ -247,6 +251,7 @@ void expect_refused(const Parts& parts, const std::string& what,
         << what << ": " << error.what();
     EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << what;
   }
+  EXPECT_THROW(Shard(parts.directory(), 0), Error) << what;
   write_file(path, good);
 }
 
@@ -312,7 +317,12 @@ TEST_F(ShardHostileTest, ChangedTensorsAreRefused) {
       {"owned of two dimensions", [](Tensors& t) { t["owned"] = t["owned"].unsqueeze(0); }},
   };
   for (const auto& [what, change] : changes) expect_refused(parts, what, change);
+  for (const char* key : {"format_version", "partition_id", "part", "parts", "groups"}) {
+    expect_refused(parts, key, {}, [&](Metadata& metadata) { metadata[key] = "7"; });
+    expect_refused(parts, key, {}, [&](Metadata& metadata) { metadata.erase(key); });
+  }
   EXPECT_NO_THROW(Shard(parts.directory(), 0, parts.planted.dataset()));
+  EXPECT_EQ(Shard(parts.directory(), 0).parts(), 3);
 }
 
 TEST_F(ShardHostileTest, TruncatedFilesAreRefused) {

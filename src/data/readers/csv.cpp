@@ -51,14 +51,16 @@ RawRatings read_csv(const ReadConfig& config) {
                : label >= 0 ? RatingKind::label
                             : RatingKind::click;
     const LineReader& at = table.lines();
+    TimeColumn times;
     while (table.next(row)) {
       const float value = rating >= 0  ? rating_field(at, row[rating])
                           : label >= 0 ? label_field(at, row[label])
                                        : 1.0F;
       const std::string_view item_id = id_field(at, "item", row[item]);
-      raw.add(id_field(at, "user", row[user]), item_id, value, time_field(at, row[time]));
+      raw.add(id_field(at, "user", row[user]), item_id, value, times.field(at, row[time]));
       if (title >= 0) raw.set_title(item_id, title_field(row[title]));
     }
+    raw.input = at.path();
     raw.sources.push_back(describe_source(at.path()));
   }
   if (columns.titles.empty()) return raw;

@@ -3,7 +3,6 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
-#include <optional>
 
 #include "data/text.hpp"
 
@@ -11,6 +10,8 @@ namespace graphlora {
 namespace {
 
 constexpr std::size_t kMaxId = 1024;
+// As seconds the year 5138, as milliseconds 1973.
+constexpr std::int64_t kMilliseconds = 100'000'000'000;
 
 std::string_view trimmed(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
@@ -72,6 +73,7 @@ void split_fields(std::string_view line, std::string_view separator,
 }
 
 std::string_view id_field(const LineReader& at, const char* what, std::string_view text) {
+  text = trimmed(text);
   if (text.empty()) throw at.error("the {} id is empty", what);
   if (text.size() > kMaxId)
     throw at.error("the {} id has {} bytes, at most {} are allowed", what, text.size(), kMaxId);
@@ -85,7 +87,7 @@ std::string_view id_field(const LineReader& at, const char* what, std::string_vi
 }
 
 std::string_view number_id_field(const LineReader& at, const char* what, std::string_view text) {
-  id_field(at, what, text);
+  text = id_field(at, what, text);
   if (text.find_first_not_of("0123456789") != std::string_view::npos)
     throw at.error("the {} id '{}' is no whole number; check --format", what, shown(text));
   return text;
@@ -109,7 +111,7 @@ float label_field(const LineReader& at, std::string_view text) {
   return *value;
 }
 
-std::int64_t time_field(const LineReader& at, std::string_view text) {
+std::int64_t TimeColumn::field(const LineReader& at, std::string_view text) {
   const std::string_view plain = trimmed(text);
   std::optional<std::int64_t> value = number<std::int64_t>(plain);
   if (!value) value = date(plain);
@@ -124,11 +126,15 @@ std::int64_t time_field(const LineReader& at, std::string_view text) {
   if (!value || *value < 0 || *value > kMaxTime)
     throw at.error("the time {} is out of range: 0 to {} (seconds or milliseconds since 1970)",
                    shown(text), kMaxTime);
+  const bool milliseconds = *value >= kMilliseconds;
+  if (milliseconds_.value_or(milliseconds) != milliseconds)
+    throw at.error("the time {} is in {}, the rows before are in {}; give all times in one unit",
+                   shown(text), milliseconds ? "milliseconds" : "seconds",
+                   milliseconds ? "seconds" : "milliseconds");
+  milliseconds_ = milliseconds;
   return *value;
 }
 
 std::string title_field(std::string_view text) { return clean_title(text); }
-
-std::string latin1_title_field(std::string_view text) { return clean_title(latin1_to_utf8(text)); }
 
 }  // namespace graphlora

@@ -1,6 +1,7 @@
 // Fields of a row, checked: every bad one is a DataError with FILE:LINE.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,7 @@ inline constexpr std::int64_t kMaxTime = 253402300799999;
 void split_fields(std::string_view line, std::string_view separator,
                   std::vector<std::string_view>& fields);
 
-/// An id as it stands in the file: 1 to 1024 bytes of UTF-8 without control characters. `what`:
+/// An id without the blanks around it: 1 to 1024 bytes of UTF-8 without control characters. `what`:
 /// "user" or "item".
 std::string_view id_field(const LineReader& at, const char* what, std::string_view text);
 /// The same, and only digits (MovieLens).
@@ -28,13 +29,18 @@ float rating_field(const LineReader& at, std::string_view text);
 /// 0, 1, true or false.
 float label_field(const LineReader& at, std::string_view text);
 
-/// Seconds or milliseconds since 1970 (0 to kMaxTime, decimals are cut), or a UTC date
-/// "2005-04-02" with or without a time of day "23:53:47", given in seconds.
-std::int64_t time_field(const LineReader& at, std::string_view text);
+/// The times of one file: seconds or milliseconds since 1970 (0 to kMaxTime, decimals are cut), or
+/// UTC dates "2005-04-02" with or without a time of day "23:53:47", given in seconds. A time in
+/// another unit than the first one's is refused.
+class TimeColumn {
+ public:
+  std::int64_t field(const LineReader& at, std::string_view text);
+
+ private:
+  std::optional<bool> milliseconds_;
+};
 
 /// A title from UTF-8 or, where it is not valid UTF-8, from Latin-1.
 std::string title_field(std::string_view text);
-/// A title of a format that is Latin-1 by definition.
-std::string latin1_title_field(std::string_view text);
 
 }  // namespace graphlora

@@ -13,8 +13,9 @@ namespace {
 std::uintmax_t size_of(const fs::path& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status))
+  if (status.type() == fs::file_type::not_found)
     throw DataError("{}: there is no such file; check --input and --format", path.string());
+  if (error) throw DataError("{}: cannot be read: {}", path.string(), error.message());
   if (!fs::is_regular_file(status)) throw DataError("{}: is not a regular file", path.string());
   const std::uintmax_t size = fs::file_size(path, error);
   if (error) throw DataError("{}: cannot be read: {}", path.string(), error.message());
@@ -81,7 +82,7 @@ DataError LineReader::error_at(std::int64_t line, const std::string& text) const
 nlohmann::json describe_source(const fs::path& path) {
   const std::string name = path.filename().string();
   return {{"file", is_utf8(name) ? name : latin1_to_utf8(name)},
-          {"bytes", fs::file_size(path)},
+          {"bytes", size_of(path)},
           {"sha256", sha256_file(path)}};
 }
 

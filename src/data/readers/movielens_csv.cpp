@@ -35,9 +35,11 @@ RawRatings read_movielens_csv(const ReadConfig& config) {
     const int user = ratings.require(kUser, kAdvice), item = ratings.require(kItem, kAdvice),
               rating = ratings.require(kRating, kAdvice), time = ratings.require(kTime, kAdvice);
     const LineReader& at = ratings.lines();
+    TimeColumn times;
     while (ratings.next(row))
       raw.add(id_field(at, "user", row[user]), id_field(at, "item", row[item]),
-              rating_field(at, row[rating]), time_field(at, row[time]));
+              rating_field(at, row[rating]), times.field(at, row[time]));
+    raw.input = at.path();
     raw.sources.push_back(describe_source(at.path()));
   }
   CsvTable movies(either(config.input, "movies.csv", "movie.csv"), ',', true, config.progress);

@@ -12,11 +12,11 @@ namespace graphlora {
 struct CsvColumns {
   std::string user = "user", item = "item", time = "time";  ///< required
   std::string rating = "rating";                            ///< a number; liked above a threshold
-  std::string label = "label";   ///< 0 or 1; read where there is no rating, or when named
-  std::string title = "title";   ///< in the titles file, else in the input itself
-  std::filesystem::path titles;  ///< second file with an item and a title column; empty: none
-  std::string separator = ",";   ///< one character, or "tab"
-  bool header = true;            ///< false: columns are named 1, 2, 3, …
+  std::string label = "label";        ///< 0 or 1; read where there is no rating, or when named
+  std::string title = "title";        ///< in the titles file, else in the input itself
+  std::filesystem::path titles = {};  ///< second file with an item and a title column; empty: none
+  std::string separator = ",";        ///< one character, or "tab"
+  bool header = true;                 ///< false: columns are named 1, 2, 3, …
 };
 
 struct ReadConfig {
