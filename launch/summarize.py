@@ -1,6 +1,6 @@
 """Compares recommenders on the same test rows: AUC ± bootstrap standard error, UAUC, paired differences.
 
-usage: summarize.py --data DATASET --predictions NAME=FILE [...] [--main NAME] [--markdown FILE]
+usage: summarize.py --data DATASET --predictions NAME=FILE [...] [--main NAME] [--markdown FILE [--section NAME]]
 
 The files are those of `graphlora evaluate --predictions FILE`. Two simple predictors are computed here
 from the training rows: the item's mean rating, and the user's mean plus the item's mean.
@@ -112,6 +112,16 @@ def training_line(checkpoint: pathlib.Path) -> str:
             f"({tokens / max(seconds, 1e-9):,.0f} tokens/s); loss of the last {len(tail)} steps {loss:.3f}.")
 
 
+def with_section(document: str, name: str, text: str) -> str:
+    """A Markdown document whose section "## name" holds the text; the other sections stay."""
+    section = f"## {name}\n\n{text}\n"
+    before, heading, rest = document.partition(f"## {name}\n")
+    if not heading:
+        return f"{document.rstrip()}\n\n{section}".lstrip()
+    _, next_heading, after = rest.partition("\n## ")
+    return before + section + (next_heading + after if next_heading else "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="table of recommenders on the same test rows")
     parser.add_argument("--data", type=pathlib.Path, required=True, help="dataset directory")
@@ -121,6 +131,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=pathlib.Path, help="folder of the main model's run")
     parser.add_argument("--title", default="Test rows")
     parser.add_argument("--markdown", type=pathlib.Path, help="also write the table to this file")
+    parser.add_argument("--section", help="replace only this section of the file")
     parser.add_argument("--next", action="append", default=[], help="a line on what to try next")
     arguments = parser.parse_args()
 
@@ -178,6 +189,9 @@ def main() -> None:
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
         scratch = arguments.markdown.with_suffix(".tmp")
+        if arguments.section:
+            old = arguments.markdown.read_text(encoding="utf-8") if arguments.markdown.exists() else ""
+            text = with_section(old, arguments.section, text).rstrip()
         scratch.write_text(text + "\n", encoding="utf-8")
         scratch.replace(arguments.markdown)
 

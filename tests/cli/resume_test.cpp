@@ -20,7 +20,7 @@ using test::run_process;
 
 using Words = std::vector<std::string>;
 
-constexpr int kSteps = 40;
+constexpr int kSteps = 24;
 
 class ResumeTest : public testing::Test {
  protected:
@@ -40,7 +40,7 @@ class ResumeTest : public testing::Test {
                "{title} {item} ?\n");
     for (const Words& words :
          {Words{"prepare", "--input", at("ratings.csv"), "--format", "csv", "--output",
-                at("dataset"), "--split", "user-time", "--valid", "0.3"},
+                at("dataset"), "--split", "user-time", "--split.valid", "0.3"},
           Words{"pretrain", "--data", at("dataset"), "--output", at("pretrained"),
                 "--pretrain.width", "6", "--pretrain.epochs", "2"}}) {
       const ProcessResult result = graphlora_run(words);

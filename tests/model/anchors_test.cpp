@@ -83,7 +83,8 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
     const at::Tensor g_Nr = at::linear(sum / (kLayers + 1), leaves[neck], leaves[neck + 1]);
     const at::Tensor connected_N1 = s_NN.sum(1, true).gt(0).to(at::kDouble);
     EXPECT_EQ(connected_N1[0].item<double>(), 0) << "the test needs a node without edges";
-    z_Nr = 0.1 * connected_N1 * g_Nr / at::linalg_vector_norm(g_Nr, 2, at::IntArrayRef{1}, true);
+    z_Nr = 0.1 * connected_N1 * g_Nr /
+           at::linalg_vector_norm(g_Nr, 2, at::IntArrayRef{1}, true).clamp_min(1e-12);
   }
   at::Tensor loss = at::zeros({}, at::kDouble), own_AH, own_Ar;
   for (int rank = 0; rank < world().size(); ++rank) {

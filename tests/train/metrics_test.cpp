@@ -95,7 +95,7 @@ TEST(Metrics, DoNotDependOnTheOrderOfRows) {
 TEST(Metrics, UndefinedAndEmpty) {
   const RankingQuality empty = ranking_quality({}, {}, {});
   EXPECT_EQ(empty.to_json(),
-            nlohmann::json::parse(R"({"rows":0,"auc":null,"auc_stderr":null,"uauc":null,
+            nlohmann::ordered_json::parse(R"({"rows":0,"auc":null,"auc_stderr":null,"uauc":null,
                                       "uauc_weighted":null,"uauc_users":0})"));
 }
 

@@ -331,7 +331,11 @@ TEST(ParameterTraffic, EqualsTheParametersBytes) {
   // The scalars of a step: loss, tokens, norm of E, two of the ratio, signal; two a rank.
   EXPECT_EQ(workspace.grid->world().counter(Traffic::metrics).bytes,
             3 * static_cast<std::int64_t>(sizeof(double)) * (6 + 2 * world().size()));
-  for (const Traffic traffic : {Traffic::embedding, Traffic::control, Traffic::pretrain}) {
+  // Which anchors each rank wants: their ids, two an example, and how many.
+  EXPECT_LE(workspace.grid->world().counter(Traffic::control).bytes,
+            3 * 8 * (2 * config.batch_size + world().size()));
+  EXPECT_EQ(workspace.grid->data().counter(Traffic::control).bytes, 0);
+  for (const Traffic traffic : {Traffic::embedding, Traffic::pretrain}) {
     EXPECT_EQ(workspace.grid->world().counter(traffic).bytes, 0);
     EXPECT_EQ(workspace.grid->data().counter(traffic).bytes, 0);
   }
