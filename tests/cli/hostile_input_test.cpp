@@ -301,6 +301,45 @@ TEST_F(HostileInput, Ratings) {
   });
 }
 
+/// Every command that writes, where no file may grow beyond 1 KiB: as on a full disk, but for root
+/// too. Open MPI must not need files of its own.
+TEST_F(HostileInput, FullDisk) {
+  const auto limited = [](Words words) {
+    Words all{"bash", "-c",
+              "trap '' XFSZ; ulimit -f 1; export OMPI_MCA_btl=self PMIX_MCA_gds=hash; exec \"$@\"",
+              "bash", GRAPHLORA_BINARY};
+    all.insert(all.end(), words.begin(), words.end());
+    return all;
+  };
+  const Words exported{"export",  "--checkpoint", "@/out",   "--data",   "@/dataset", "--model",
+                       "@/model", "--what",       "adapter", "--output", "@/new"};
+  for (const Words& words :
+       {kPrepareNew, kPrepare, kPartition, kPretrainNew, kTrainNew, exported}) {
+    SCOPED_TRACE(words[0]);
+    const TemporaryDirectory directory;
+    const fs::path root = directory.path();
+    fs::copy(pipeline_->path(), root, fs::copy_options::recursive);
+    auto before = listing(root);
+    Words argv = limited(words);
+    for (std::string& word : argv)
+      if (word.starts_with('@') && word.size() > 1) word = root.string() + word.substr(1);
+    const ProcessResult result = run_process(argv);
+    EXPECT_EQ(result.code, 3) << result.err;
+    const auto errors = error_lines(result.err);
+    ASSERT_EQ(errors.size(), 1U) << result.err;
+    EXPECT_NE(errors[0].find("File too large"), std::string::npos) << errors[0];
+    auto after = listing(root);
+    if (words[0] == "train") {
+      // The run's folder stands with what metrics there are; no step does.
+      EXPECT_FALSE(fs::exists(root / "new" / "LATEST"));
+      std::erase_if(after, [](const auto& entry) {
+        return entry.first == "new" || entry.first == "new/metrics.jsonl";
+      });
+    }
+    EXPECT_EQ(after, before) << "files were left, lost or changed";
+  }
+}
+
 TEST_F(HostileInput, RatingsOfANameThatIsNotUtf8) {
   const TemporaryDirectory directory;
   put(directory / "caf\xE9.csv", ratings_csv());

@@ -50,9 +50,10 @@ TEST(Safetensors, RoundTripOfEveryType) {
     const at::Tensor read = reader.tensor(name);
     EXPECT_EQ(read.scalar_type(), tensor.scalar_type()) << name;
     EXPECT_EQ(read.sizes(), tensor.sizes()) << name;
-    EXPECT_EQ(
-        std::memcmp(read.const_data_ptr(), tensor.contiguous().const_data_ptr(), tensor.nbytes()),
-        0)
+    const std::string_view bytes(static_cast<const char*>(read.const_data_ptr()), read.nbytes());
+    const at::Tensor expected = tensor.contiguous();
+    EXPECT_EQ(bytes, std::string_view(static_cast<const char*>(expected.const_data_ptr()),
+                                      expected.nbytes()))
         << name;
   }
 }

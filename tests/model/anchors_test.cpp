@@ -49,14 +49,11 @@ class AnchorStageTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   const Case& c = GetParam();
-  SharedDirectory directory(world());
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(directory.path() / "dataset", 21, 15, c.split);
-  });
+  const SharedDataset shared(c.split, 21, 15);
   PartitionConfig partition;
   partition.cut = c.cut;
   partition.groups = 3;
-  const Workspace workspace(job(), directory.path() / "dataset", partition);
+  const Workspace workspace(job(), shared.path(), partition);
   const Dataset& dataset = *workspace.dataset;
   const CutView view = workspace.shard->cut().training_view(1);
   const EmbeddingTable table = tiny_embeddings(workspace, kWidth, at::kDouble);

@@ -15,13 +15,10 @@ namespace {
 constexpr std::int64_t kWidth = 12, kRank = 4, kLayers = 3;
 
 TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
-  SharedDirectory directory(world());
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(directory.path() / "dataset", 21, 15, "user-time");
-  });
+  const SharedDataset shared("user-time", 21, 15);
   PartitionConfig partition;
   partition.groups = 3;
-  const Workspace workspace(job(), directory.path() / "dataset", partition);
+  const Workspace workspace(job(), shared.path(), partition);
   const Dataset& dataset = *workspace.dataset;
   const at::Tensor& owned = workspace.shard->owned();
   const at::Tensor e_ND = random_tensor({dataset.nodes(), kWidth}, "e"),
@@ -59,11 +56,8 @@ TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
 }
 
 TEST(LightGcn, PcaStartsFromTheLeadingDirections) {
-  SharedDirectory directory(world());
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(directory.path() / "dataset", 21, 15, "user-time");
-  });
-  const Workspace workspace(job(), directory.path() / "dataset", PartitionConfig{});
+  const SharedDataset shared("user-time", 21, 15);
+  const Workspace workspace(job(), shared.path(), PartitionConfig{});
   const CutView view = workspace.shard->cut().full_view();
   const at::Tensor e_ND = random_tensor({workspace.dataset->nodes(), kWidth}, "e");
   const auto gnn = make_gnn({.type = "lightgcn", .layers = kLayers, .rank = kRank, .init = "pca"},

@@ -64,6 +64,23 @@ inline void write_tiny_dataset(const std::filesystem::path& directory, int users
   write_dataset(directory, std::move(raw), {.split = {.rule = rule, .valid = 0.1, .test = 0.1}});
 }
 
+/// A tiny dataset that all ranks see, in a directory of its own. Collective.
+class SharedDataset {
+ public:
+  explicit SharedDataset(const char* rule = "user-time", int users = 23, int items = 17)
+      : directory_(world()) {
+    job().agree([&] {
+      if (world().rank() == 0) write_tiny_dataset(path(), users, items, rule);
+    });
+  }
+  std::filesystem::path path() const { return directory_.path() / "dataset"; }
+  /// A place for the test's own files, beside the dataset.
+  const std::filesystem::path& directory() const { return directory_.path(); }
+
+ private:
+  SharedDirectory directory_;
+};
+
 /// Embeddings drawn from (seed, node): the same at any number of ranks; 0 for nodes without
 /// training rows.
 inline EmbeddingTable tiny_embeddings(const Workspace& workspace, std::int64_t width,

@@ -19,14 +19,8 @@ constexpr std::int64_t kWidth = 10;
 
 class KnownFaults : public ::testing::Test {
  protected:
-  KnownFaults() : directory_(world()) {
-    job().agree([&] {
-      if (world().rank() == 0)
-        write_tiny_dataset(directory_.path() / "dataset", 23, 17, "user-time");
-    });
-    workspace_ =
-        std::make_unique<Workspace>(job(), directory_.path() / "dataset", PartitionConfig{});
-  }
+  KnownFaults()
+      : workspace_(std::make_unique<Workspace>(job(), shared_.path(), PartitionConfig{})) {}
   std::unique_ptr<Recommender> make_model(const ModelConfig& config) {
     auto model =
         std::make_unique<Recommender>(job(), *workspace_, kTinyLlama, config,
@@ -46,7 +40,7 @@ class KnownFaults : public ::testing::Test {
       }
     }
   }
-  SharedDirectory directory_;
+  SharedDataset shared_;
   std::unique_ptr<Workspace> workspace_;
 };
 
@@ -110,11 +104,8 @@ TEST_F(KnownFaults, AlphaOverRankAppliesAtTheInjectionLayer) {
 /// it among its in-edges, under either cut.
 TEST_F(KnownFaults, TargetEdgeIsInvisibleToTheGnn) {
   for (const char* split : {"user-time", "time"}) {
-    SharedDirectory directory(world());
-    job().agree([&] {
-      if (world().rank() == 0) write_tiny_dataset(directory.path() / "dataset", 23, 17, split);
-    });
-    const Workspace workspace(job(), directory.path() / "dataset", PartitionConfig{});
+    const SharedDataset shared(split);
+    const Workspace workspace(job(), shared.path(), PartitionConfig{});
     const Shard& shard = *workspace.shard;
     const Dataset& dataset = *workspace.dataset;
     const auto* owned = shard.owned().const_data_ptr<std::int64_t>();
@@ -211,7 +202,7 @@ TEST_F(KnownFaults, EveryRowIsScoredExactlyOnce) {
 TEST_F(KnownFaults, EarlyStopIsAgreed) {
   const auto model = make_model(tiny_model_config());
   TrainConfig config;
-  config.output = directory_.path() / "early";
+  config.output = shared_.directory() / "early";
   config.steps = 30;
   config.batch_size = 6;
   config.eval_every = 1;

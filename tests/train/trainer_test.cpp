@@ -112,6 +112,14 @@ Outcome run_alone(const std::filesystem::path& data, const PartitionConfig& part
   return run(alone, own / "dataset", partition, model_config, config);
 }
 
+/// All ranks together against this one alone.
+void expect_many_equal_one(const std::filesystem::path& data, const PartitionConfig& partition,
+                           const ModelConfig& model_config, const TrainConfig& config) {
+  const Outcome one = run_alone(data, partition, model_config, config);
+  world().barrier();
+  expect_same(run(job(), data, partition, model_config, config), one);
+}
+
 struct Case {
   const char* name;
   const char* split;
@@ -123,19 +131,12 @@ class DistributedEqualsSingle : public ::testing::TestWithParam<Case> {};
 
 TEST_P(DistributedEqualsSingle, LossGradientsParametersMomentsScores) {
   const Case& c = GetParam();
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, c.split);
-  });
+  const SharedDataset shared(c.split);
   PartitionConfig partition;
   partition.cut = c.cut;
   partition.groups = 3;
   partition.method = c.method;
-  const Outcome one = run_alone(data, partition, tiny_model_config(), tiny_train_config());
-  world().barrier();
-  const Outcome many = run(job(), data, partition, tiny_model_config(), tiny_train_config());
-  expect_same(many, one);
+  expect_many_equal_one(shared.path(), partition, tiny_model_config(), tiny_train_config());
 }
 
 INSTANTIATE_TEST_SUITE_P(Partitions, DistributedEqualsSingle,
@@ -164,70 +165,45 @@ TEST(DistributedEqualsSingleParts, OnePartHoldsEverything) {
     write_partition(dataset, by_hand, cut, graph, owner,
                     partition_directory(dataset, world().size()));
   });
-  const Outcome one = run_alone(data, partition, tiny_model_config(), tiny_train_config());
-  world().barrier();
-  const Outcome many = run(job(), data, partition, tiny_model_config(), tiny_train_config());
-  expect_same(many, one);
+  expect_many_equal_one(data, partition, tiny_model_config(), tiny_train_config());
 }
 
 /// Batches smaller than the number of ranks: some ranks have no example, all have their nodes.
 TEST(DistributedEqualsSingleParts, RanksWithoutExamples) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
+  const SharedDataset shared;
   PartitionConfig partition;
   partition.groups = 3;
   TrainConfig config = tiny_train_config();
   config.batch_size = 2;
-  const Outcome one = run_alone(data, partition, tiny_model_config(), config);
-  world().barrier();
-  expect_same(run(job(), data, partition, tiny_model_config(), config), one);
+  expect_many_equal_one(shared.path(), partition, tiny_model_config(), config);
 }
 
 /// The baselines are configurations of the same loop.
 TEST(DistributedEqualsSingleParts, WithoutGraphAndWithoutProjector) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
+  const SharedDataset shared;
   for (const bool projector : {true, false}) {
     ModelConfig model = tiny_model_config();
     model.gnn.type = "none";
     if (!projector) model.projector = "none";
     const PartitionConfig partition;
-    const Outcome one = run_alone(data, partition, model, tiny_train_config());
-    world().barrier();
-    expect_same(run(job(), data, partition, model, tiny_train_config()), one);
+    expect_many_equal_one(shared.path(), partition, model, tiny_train_config());
   }
 }
 
 /// Adapters on every linear, column- and row-parallel ones alike, and learned λs.
 TEST(DistributedEqualsSingleParts, EveryTargetAndLearnedLambdas) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
+  const SharedDataset shared;
   ModelConfig model = tiny_model_config();
   model.lora.targets.assign(kTargetNames.begin(), kTargetNames.end());
   model.lora.learn_lambda = true;
   const PartitionConfig partition;
-  const Outcome one = run_alone(data, partition, model, tiny_train_config());
-  world().barrier();
-  expect_same(run(job(), data, partition, model, tiny_train_config()), one);
+  expect_many_equal_one(shared.path(), partition, model, tiny_train_config());
 }
 
 /// E moves by the gradient at this step's GNN weights, not at those the same step makes.
 TEST(Stepper, UpdateOfEDoesNotSeeTheGnnsUpdate) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
-  const Workspace workspace(job(), data, PartitionConfig{});
+  const SharedDataset shared;
+  const Workspace workspace(job(), shared.path(), PartitionConfig{});
   const auto e_after_a_step = [&](const char* optimizer, double gnn_rate) {
     Recommender model(job(), workspace, kTinyLlama, tiny_model_config(),
                       tiny_embeddings(workspace, kWidth, at::kDouble), false);
@@ -252,32 +228,22 @@ TEST(Stepper, UpdateOfEDoesNotSeeTheGnnsUpdate) {
 
 /// Stages: what stands still, and the bias correction of what starts later.
 TEST(DistributedEqualsSingleParts, Staged) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
+  const SharedDataset shared;
   const PartitionConfig partition;
   TrainConfig config = tiny_train_config();
   config.stages = {"adapter", "projector", "joint"};
-  const Outcome one = run_alone(data, partition, tiny_model_config(), config);
-  world().barrier();
-  expect_same(run(job(), data, partition, tiny_model_config(), config), one);
+  expect_many_equal_one(shared.path(), partition, tiny_model_config(), config);
 }
 
 /// The gradient table: breaking any row that acts at T = 1 changes what two ranks train.
 TEST(GradientTable, EveryRowMatters) {
   if (world().size() < 2) GTEST_SKIP() << "needs two ranks";
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
+  const SharedDataset shared;
   ModelConfig model_config = tiny_model_config();
   model_config.lora.targets = {"q_proj", "v_proj", "o_proj", "down_proj"};
   model_config.lora.learn_lambda = true;
   const auto train_with_broken = [&](std::optional<Placement> broken) {
-    const Workspace workspace(job(), data, PartitionConfig{});
+    const Workspace workspace(job(), shared.path(), PartitionConfig{});
     Recommender model(job(), workspace, kTinyLlama, model_config,
                       tiny_embeddings(workspace, kWidth, at::kDouble), false);
     model.initialize_from_data();
@@ -307,12 +273,8 @@ TEST(GradientTable, EveryRowMatters) {
 
 /// Bytes all-reduced for parameters are those of the parameters, once a step, and nothing else is.
 TEST(ParameterTraffic, EqualsTheParametersBytes) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
-  const Workspace workspace(job(), data, PartitionConfig{});
+  const SharedDataset shared;
+  const Workspace workspace(job(), shared.path(), PartitionConfig{});
   Recommender model(job(), workspace, kTinyLlama, tiny_model_config(),
                     tiny_embeddings(workspace, kWidth, at::kDouble), false);
   model.initialize_from_data();
@@ -343,12 +305,8 @@ TEST(ParameterTraffic, EqualsTheParametersBytes) {
 
 /// A loss that is not finite ends the run on every rank with one message, before anything moved.
 TEST(Train, DivergenceIsAnAgreedError) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
-  const Workspace workspace(job(), data, PartitionConfig{});
+  const SharedDataset shared;
+  const Workspace workspace(job(), shared.path(), PartitionConfig{});
   Recommender model(job(), workspace, kTinyLlama, tiny_model_config(),
                     tiny_embeddings(workspace, kWidth, at::kDouble), false);
   model.initialize_from_data();
@@ -360,7 +318,7 @@ TEST(Train, DivergenceIsAnAgreedError) {
   }
   const at::Tensor before = model.table().weight_nD.clone();
   TrainConfig config = tiny_train_config();
-  config.output = directory.path() / "out";
+  config.output = shared.directory() / "out";
   config.steps = 3;
   try {
     train(job(), model, config, nullptr);
@@ -375,7 +333,7 @@ TEST(Train, DivergenceIsAnAgreedError) {
 
 /// BEST, LATEST and the newest `keep` steps stay.
 TEST(Checkpoints, KeepTheNewestAndTheBest) {
-  if (world().rank() != 0) GTEST_SKIP() << "local to rank 0";
+  if (world().rank() != 0) return;  // what it tests is local to rank 0
   const TemporaryDirectory directory;
   const std::filesystem::path output = directory.path();
   for (std::int64_t step = 1; step <= 5; ++step) make_directories(step_directory(output, step));
@@ -401,25 +359,21 @@ TEST(Checkpoints, KeepTheNewestAndTheBest) {
 
 /// A run that stops and resumes ends with the same bits as one that does not.
 TEST(Resume, SameBitsAsUninterrupted) {
-  SharedDirectory directory(world());
-  const auto data = directory.path() / "dataset";
-  job().agree([&] {
-    if (world().rank() == 0) write_tiny_dataset(data, 23, 17, "user-time");
-  });
-  const Workspace workspace(job(), data, PartitionConfig{});
+  const SharedDataset shared;
+  const Workspace workspace(job(), shared.path(), PartitionConfig{});
   const auto fresh = [&] {
     return std::make_unique<Recommender>(job(), workspace, kTinyLlama, tiny_model_config(),
                                          tiny_embeddings(workspace, kWidth, at::kDouble), false);
   };
   TrainConfig config = tiny_train_config();
-  config.output = directory.path() / "whole";
+  config.output = shared.directory() / "whole";
   config.steps = 4;
   config.schedule.kind = "constant";
   auto whole = fresh();
   whole->initialize_from_data();
   train(job(), *whole, config, nullptr);
 
-  config.output = directory.path() / "parts";
+  config.output = shared.directory() / "parts";
   config.steps = 2;
   auto first = fresh();
   first->initialize_from_data();

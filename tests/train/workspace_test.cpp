@@ -22,7 +22,7 @@ void claim(const std::filesystem::path& part, std::int64_t node) {
 }
 
 TEST(Workspace, NodesOwnedTwiceAreAgreedOn) {
-  if (world().size() == 1) GTEST_SKIP() << "one part has nothing to overlap with";
+  if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
   SharedDirectory directory(world());
   const auto data = directory.path() / "dataset";
   PartitionConfig partition;
