@@ -65,8 +65,10 @@ prepare_all() {
     launch/build release graphlora_cli >&2
   fi
   # What an older version wrote may have another format.
+  local version
+  version=$($graphlora --version | sed -n '1{s/ (commit.*//;p}')
   mkdir -p $work/stamps
-  $graphlora --version | sed -n '1{s/ (commit.*//;p}' >$work/stamps/version
+  [[ -e $work/stamps/version && $(<$work/stamps/version) == "$version" ]] || echo "$version" >$work/stamps/version
   step "SmolLM2-135M-Instruct" $work/model "20 s, 75 MB to download" launch/fetch_model.py -- \
     $python launch/fetch_model.py $work/model
   step "MovieLens-100K" $work/raw "5 s, 20 MB to download" launch/fetch_movielens.py -- \

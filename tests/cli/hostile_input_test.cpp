@@ -314,7 +314,8 @@ TEST_F(HostileInput, FullDisk) {
   const Words exported{"export",  "--checkpoint", "@/out",   "--data",   "@/dataset", "--model",
                        "@/model", "--what",       "adapter", "--output", "@/new"};
   for (const Words& words :
-       {kPrepareNew, kPrepare, kPartition, kPretrainNew, kTrainNew, exported}) {
+       {kPrepareNew, kPrepare, kPartition, replaced(kPretrainNew, "--pretrain.width", "64"),
+        kTrainNew, exported}) {
     SCOPED_TRACE(words[0]);
     const TemporaryDirectory directory;
     const fs::path root = directory.path();
