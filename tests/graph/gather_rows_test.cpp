@@ -62,11 +62,7 @@ TEST_P(GatherRowsEveryDivision, NothingAskedForAnywhere) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Graph, GatherRowsEveryDivision, ::testing::ValuesIn(kDivisions),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), ' ', '_');
-                           return name;
-                         });
+                         [](const auto& info) { return case_name(info.param); });
 
 }  // namespace
 }  // namespace graphlora

@@ -111,10 +111,8 @@ INSTANTIATE_TEST_SUITE_P(Graph, HaloExchangeEveryDivision,
                                             ::testing::Values(CutKind::fold, CutKind::window,
                                                               CutKind::none)),
                          [](const auto& info) {
-                           std::string name =
-                               std::get<0>(info.param) + "_" + to_string(std::get<1>(info.param));
-                           std::replace(name.begin(), name.end(), ' ', '_');
-                           return name;
+                           return case_name(std::get<0>(info.param)) + "_" +
+                                  to_string(std::get<1>(info.param));
                          });
 
 TEST(NodeMap, KnowsOwnerAndRowOfEveryNode) {

@@ -96,6 +96,12 @@ class PlantedDataset {
 inline const std::vector<std::string> kDivisions{"metis", "random", "one part empty",
                                                  "one part holds everything"};
 
+/// A division as the name of a test's case, which may hold no blanks.
+inline std::string case_name(std::string division) {
+  std::replace(division.begin(), division.end(), ' ', '_');
+  return division;
+}
+
 inline std::vector<std::int32_t> divide(const BipartiteGraph& graph, const std::string& how,
                                         int parts) {
   PartitionConfig config{.parts = parts, .method = how == "random" ? "random" : "metis"};
