@@ -107,14 +107,14 @@ inline std::vector<std::int32_t> divide(const BipartiteGraph& graph, const std::
   PartitionConfig config{.parts = parts, .method = how == "random" ? "random" : "metis"};
   if (how == "one part empty" && parts > 1) {
     config.parts = parts - 1;
-    auto owner = partition_nodes(graph, config);
+    auto owner = partition_nodes(graph, config).owner;
     for (auto& part : owner) part += part >= parts / 2;  // the one in the middle stays empty
     return owner;
   }
   if (how == "one part holds everything") {
     return std::vector<std::int32_t>(graph.nodes, parts - 1);
   }
-  return partition_nodes(graph, config);
+  return partition_nodes(graph, config).owner;
 }
 
 /// A planted graph on the ranks of the world. Collective.
