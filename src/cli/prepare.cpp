@@ -66,6 +66,10 @@ struct PrepareOptions {
                       one_of(format, names))
         .add_required("Input and output", "output", &output,
                       "DIR: where the dataset goes; an older one is replaced as a whole")
+        .add("Input and output", "max-bad-lines", &read.max_bad_lines,
+             "malformed lines of all files that may be passed over; they are counted, the first "
+             "few are shown, and one more ends the run",
+             in_range(read.max_bad_lines, 0, std::numeric_limits<std::int64_t>::max()))
         .add("Input and output", "json", &json, "print the summary as JSON");
     table
         .add("Split", "split", &config.split.rule, "time or user-time",
@@ -224,8 +228,12 @@ void prepare(PrepareOptions& options) {
   options.read.input = options.input;
   options.read.csv.titles = options.titles;
   options.config.seed = options.common.seed;
-  const nlohmann::json description =
-      write_dataset(options.output, format.read(options.read), options.config);
+  RawRatings raw = format.read(options.read);
+  if (raw.bad_lines.count() > 0) {
+    log::warn("{} malformed lines were passed over, for example:", raw.bad_lines.count());
+    for (const std::string& example : raw.bad_lines.examples()) log::warn("{}", example);
+  }
+  const nlohmann::json description = write_dataset(options.output, std::move(raw), options.config);
   const Dataset dataset(options.output);
   const Shares shares = compute_shares(dataset);
   if (options.json) {

@@ -270,6 +270,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
                                 {"seed", config.seed},
                                 {"sources", raw.sources},
                                 {"files", files}};
+  if (raw.bad_lines.count() > 0) description["bad_lines"] = raw.bad_lines.count();
   if (config.split.rule == "time") {
     const auto first_of = [&](Split wanted) -> nlohmann::json {
       const auto found = std::find(split.begin(), split.end(), wanted);

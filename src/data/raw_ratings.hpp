@@ -10,6 +10,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "data/readers/bad_lines.hpp"
+
 namespace graphlora {
 
 /// Source ids and their numbers 0, 1, … in order of first use.
@@ -44,6 +46,8 @@ struct RawRatings {
   std::vector<std::string> titles;  ///< by item, UTF-8, shorter than `items` or empty: no title
   std::filesystem::path input;      ///< file of the rows, for messages; empty: none
   nlohmann::json sources = nlohmann::json::array();  ///< {"file","bytes","sha256"} of each file
+
+  BadLines bad_lines;  ///< what was passed over
 
   std::int64_t rows() const { return static_cast<std::int64_t>(user.size()); }
   void add(std::string_view user_id, std::string_view item_id, float value, std::int64_t when);

@@ -47,6 +47,18 @@ bool LineReader::fill() {
   return got > 0;
 }
 
+void LineReader::skip_rest() {
+  do {
+    const auto* newline =
+        static_cast<const char*>(std::memchr(buffer_.data() + begin_, '\n', end_ - begin_));
+    if (newline) {
+      begin_ = static_cast<std::size_t>(newline - buffer_.data()) + 1;
+      return;
+    }
+    begin_ = end_;
+  } while (fill());
+}
+
 bool LineReader::next(std::string_view& line) {
   std::size_t searched = 0;
   const char* newline = nullptr;
@@ -64,8 +76,10 @@ bool LineReader::next(std::string_view& line) {
     return false;
   }
   ++line_;
-  if (length > kMaxLine)
+  if (length > kMaxLine) {
+    skip_rest();
     throw error("the line is longer than {} bytes: is this a text file of that format?", kMaxLine);
+  }
   line = {buffer_.data() + begin_, length};
   begin_ += length + (newline ? 1 : 0);
   if (line.ends_with('\r')) line.remove_suffix(1);
@@ -73,10 +87,6 @@ bool LineReader::next(std::string_view& line) {
   if (line.find('\0') != std::string_view::npos)
     throw error("holds a NUL byte: is this a text file in UTF-8 or Latin-1?");
   return true;
-}
-
-DataError LineReader::error_at(std::int64_t line, const std::string& text) const {
-  return DataError("{}:{}: {}", path_.string(), line, text);
 }
 
 nlohmann::json describe_source(const fs::path& path) {

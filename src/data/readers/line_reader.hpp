@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/error.hpp"
 #include "core/progress.hpp"
+#include "data/readers/bad_lines.hpp"
 
 namespace graphlora {
 
@@ -23,22 +23,24 @@ class LineReader {
   explicit LineReader(const std::filesystem::path& path, bool progress = true);
 
   /// The next line without its end (LF or CRLF) and, in the first line, without a byte-order mark.
-  /// The view holds until the next call. False at the end of the file. Throws DataError: line too
-  /// long, NUL byte, read error.
+  /// The view holds until the next call. False at the end of the file. Throws BadLine (line too
+  /// long, NUL byte; the next call goes on behind it) and DataError (read error).
   bool next(std::string_view& line);
 
   std::int64_t line() const { return line_; }  ///< number of the line last read, from 1
   const std::filesystem::path& path() const { return path_; }
 
-  /// DataError that starts FILE:LINE: with the line last read.
+  /// BadLine that starts FILE:LINE: with the line last read.
   template <class... Args>
-  DataError error(fmt::format_string<Args...> text, Args&&... args) const {
-    return error_at(line_, fmt::format(text, std::forward<Args>(args)...));
+  BadLine error(fmt::format_string<Args...> text, Args&&... args) const {
+    return BadLine("{}:{}: {}", path_.string(), line_,
+                   fmt::format(text, std::forward<Args>(args)...));
   }
-  DataError error_at(std::int64_t line, const std::string& text) const;
 
  private:
   bool fill();
+  /// Passes over the rest of a line that is longer than the buffer.
+  void skip_rest();
 
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }

@@ -29,6 +29,7 @@ std::filesystem::path either(const std::filesystem::path& directory, const char*
 
 RawRatings read_movielens_csv(const ReadConfig& config) {
   RawRatings raw;
+  raw.bad_lines = BadLines(config.max_bad_lines);
   std::vector<std::string> row;
   {
     CsvTable ratings(either(config.input, "ratings.csv", "rating.csv"), ',', true, config.progress);
@@ -36,16 +37,22 @@ RawRatings read_movielens_csv(const ReadConfig& config) {
               rating = ratings.require(kRating, kAdvice), time = ratings.require(kTime, kAdvice);
     const LineReader& at = ratings.lines();
     TimeColumn times;
-    while (ratings.next(row))
+    raw.bad_lines.each([&] {
+      if (!ratings.next(row)) return false;
       raw.add(id_field(at, "user", row[user]), id_field(at, "item", row[item]),
               rating_field(at, row[rating]), times.field(at, row[time]));
+      return true;
+    });
     raw.input = at.path();
     raw.sources.push_back(describe_source(at.path()));
   }
   CsvTable movies(either(config.input, "movies.csv", "movie.csv"), ',', true, config.progress);
   const int item = movies.require(kItem, kAdvice), title = movies.require(kTitle, kAdvice);
-  while (movies.next(row))
+  raw.bad_lines.each([&] {
+    if (!movies.next(row)) return false;
     raw.set_title(id_field(movies.lines(), "item", row[item]), title_field(row[title]));
+    return true;
+  });
   raw.sources.push_back(describe_source(movies.lines().path()));
   return raw;
 }

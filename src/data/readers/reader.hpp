@@ -23,13 +23,15 @@ struct ReadConfig {
   std::filesystem::path input;
   CsvColumns csv = {};  ///< only for csv
   bool progress = true;
+  std::int64_t max_bad_lines = 0;  ///< malformed lines to pass over, of all files together
 };
 
 struct Format {
   const char* name;
   const char* files;   ///< what it reads, for --help
   double label_above;  ///< a rating above it is liked, unless the user says otherwise
-  /// Throws DataError ("FILE:LINE: what, what to do") and, for options of csv, ConfigError.
+  /// Counts malformed lines in `bad_lines`. Throws DataError ("FILE:LINE: what, what to do") and,
+  /// for options of csv, ConfigError.
   RawRatings (*read)(const ReadConfig& config);
 };
 
