@@ -105,7 +105,8 @@ struct TrainOptions {
              "lightgcn, ngcf, gcn, graphsage, gat, or none for no graph injection",
              one_of(model_config.gnn.type, kGnnTypes))
         .add("Graph", "gnn.layers", &model_config.gnn.layers,
-             "propagations over the graph; -1: 3 for lightgcn and ngcf, 2 for the others, which have "
+             "propagations over the graph; -1: 3 for lightgcn and ngcf, 2 for the others, which "
+             "have "
              "no other number",
              in_range(model_config.gnn.layers, -1, 64))
         .add("Graph", "gnn.hidden", &model_config.gnn.hidden,
@@ -118,7 +119,8 @@ struct TrainOptions {
              "with the same result; auto: full for lightgcn, frontier for the others",
              one_of(model_config.gnn.mode, {"auto", "full", "frontier"}))
         .add("Graph", "gnn.hops", &model_config.gnn.hops,
-             "edges that a frontier reaches; 0: one per layer, which is exact; fewer need less memory",
+             "edges that a frontier reaches; 0: one per layer, which is exact; fewer need less "
+             "memory",
              in_range(model_config.gnn.hops, 0, 64))
         .add("Graph", "gnn.init", &model_config.gnn.init,
              "start of the GNN's last layer: pca (leading directions of the propagated embeddings) "

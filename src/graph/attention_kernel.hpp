@@ -1,7 +1,7 @@
 // The arithmetic of attention over the edges of a graph, row by row. No torch headers here.
 // Per head, with s_ij = leaky(dst_i + src_j): α_ij = exp(s_ij − lse_i), out_i = Σ_j α_ij·h_j.
-// Source: Veličković et al. 2018, eq. 1 to 4. The backward keeps no number per edge: α_ij comes again
-// from lse_i, and Σ_j α_ij·(g_i·h_j) is g_i·out_i, as in FlashAttention (Dao et al. 2022).
+// Source: Veličković et al. 2018, eq. 1 to 4. The backward keeps no number per edge: α_ij comes
+// again from lse_i, and Σ_j α_ij·(g_i·h_j) is g_i·out_i, as in FlashAttention (Dao et al. 2022).
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -48,16 +48,14 @@ struct Attend : torch::autograd::Function<Attend> {
     PlanContext::save(context, plan, nullptr);
     const at::Tensor value_mKC = value.contiguous(), src_mK = src.contiguous(),
                      dst_tK = dst.contiguous();
-    at::Tensor out_tKC =
-        at::empty({plan.targets, value.size(1), value.size(2)}, value.options());
+    at::Tensor out_tKC = at::empty({plan.targets, value.size(1), value.size(2)}, value.options());
     at::Tensor lse_tK = at::empty_like(dst_tK);
     AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), "edge_attention", [&] {
       const auto attention = arguments<scalar_t>(value_mKC, src_mK, dst_tK);
       auto* out = out_tKC.mutable_data_ptr<scalar_t>();
       auto* lse = lse_tK.mutable_data_ptr<scalar_t>();
-      for_rows(plan.in_edges, plan.sources(), [&](std::int64_t row, const auto& each) {
-        attend(attention, row, each, out, lse);
-      });
+      for_rows(plan.in_edges, plan.sources(),
+               [&](std::int64_t row, const auto& each) { attend(attention, row, each, out, lse); });
     });
     context->save_for_backward({value_mKC, src_mK, dst_tK, out_tKC, lse_tK});
     return out_tKC;

@@ -230,8 +230,7 @@ GraphPlan FrontierBuilder::layer_plan(const GraphPlan& full, std::int32_t target
   each_edge(
       [&](std::int64_t target, std::int64_t column) {
         in.add(target, column);
-        transposed(column,
-                   [&](ListBuilder& lists, std::int64_t row) { lists.add(row, target); });
+        transposed(column, [&](ListBuilder& lists, std::int64_t row) { lists.add(row, target); });
         ++plan.entries;
       },
       [&](std::int64_t hub, std::int64_t source) {
@@ -258,15 +257,13 @@ void FrontierBuilder::forget() {
 
 Frontier FrontierBuilder::build(const GraphPlan& full, std::span<const std::int64_t> rows_S,
                                 std::int64_t layers, std::int64_t hops) {
-  const auto reach =
-      static_cast<std::int32_t>(hops > 0 ? std::min(hops, layers) : layers);
+  const auto reach = static_cast<std::int32_t>(hops > 0 ? std::min(hops, layers) : layers);
   for (const std::int64_t row : rows_S) mark_row(row, 0);
   std::sort(rows_.begin(), rows_.end());
   const auto own_rows = values_of<std::int64_t>(shard_.hub_rows());
   for (std::size_t i = 0; i < own_rows.size(); ++i) {
     if (row_hop_[own_rows[i]] == 0)
-      mark_hub(static_cast<std::int32_t>(shard_.first_own_hub() + static_cast<std::int64_t>(i)),
-               0);
+      mark_hub(static_cast<std::int32_t>(shard_.first_own_hub() + static_cast<std::int64_t>(i)), 0);
   }
   agree_on_hubs(0);
   std::size_t first_row = 0;

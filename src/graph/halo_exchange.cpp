@@ -56,8 +56,7 @@ HubTransfer HubTransfer::gather(const at::Tensor& own_kC, at::Tensor hubs_kC, co
 HubTransfer HubTransfer::reduce(const at::Tensor& partial_kC, at::Tensor own_kC,
                                 const GraphPlan& plan, Communicator& world) {
   if (plan.hubs == 0) return {};
-  return HubTransfer(
-      world.reduce_scatter_rows(partial_kC, own_kC, plan.hub_counts, Traffic::hubs));
+  return HubTransfer(world.reduce_scatter_rows(partial_kC, own_kC, plan.hub_counts, Traffic::hubs));
 }
 
 namespace {

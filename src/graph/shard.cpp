@@ -16,8 +16,8 @@
 namespace graphlora {
 namespace {
 
-constexpr std::int64_t kBlocks = 512;  // of a RowLists: enough for any number of threads
-constexpr std::size_t kKeptLimits = 2;   // two kinds of plans are kept: a batch's and the full one
+constexpr std::int64_t kBlocks = 512;   // of a RowLists: enough for any number of threads
+constexpr std::size_t kKeptLimits = 2;  // two kinds of plans are kept: a batch's and the full one
 constexpr std::int64_t kMaxIndex = std::numeric_limits<std::int32_t>::max();
 
 template <class T>

@@ -23,8 +23,7 @@ namespace graphlora {
 class DeviceTensor {
  public:
   DeviceTensor() = default;
-  DeviceTensor(at::Tensor cpu)
-      : cpu_(std::move(cpu)), copy_(std::make_shared<at::Tensor>()) {}
+  DeviceTensor(at::Tensor cpu) : cpu_(std::move(cpu)), copy_(std::make_shared<at::Tensor>()) {}
   const at::Tensor& cpu() const { return cpu_; }
   /// On this device; copied at the first call only.
   const at::Tensor& to(at::Device device) const;
@@ -65,8 +64,7 @@ struct RowLists {
 };
 
 /// Lists of rows·(groups+1) pointers by group, without the groups that `drop` leaves out.
-RowLists make_row_lists(DeviceTensor pointers, DeviceTensor index, int groups,
-                        const CutView& drop);
+RowLists make_row_lists(DeviceTensor pointers, DeviceTensor index, int groups, const CutView& drop);
 /// Plain lists: pointers i64[rows+1], row i's entries between the i-th and the next.
 RowLists make_row_lists(DeviceTensor pointers, DeviceTensor index);
 /// The same from vectors.
@@ -91,15 +89,15 @@ struct GraphPlan {
   /// n rows, the transpose: targets, then (from t on) hubs that use a source; columns from
   /// t + k on are to be left out. The lists of in_edges themselves where the block is symmetric.
   RowLists out_edges;
-  RowLists halo_uses;              ///< h rows: targets that use a halo slot
-  RowLists hub_in;                 ///< k rows: owned sources that this rank adds to a hub
-  RowLists hub_out;                ///< k rows: targets of this rank that use a hub
-  RowLists homecoming;             ///< which of the S rows sent an owned row is, from home_begin on
-  std::int64_t home_begin = 0;     ///< owned rows before are never sent
+  RowLists halo_uses;           ///< h rows: targets that use a halo slot
+  RowLists hub_in;              ///< k rows: owned sources that this rank adds to a hub
+  RowLists hub_out;             ///< k rows: targets of this rank that use a hub
+  RowLists homecoming;          ///< which of the S rows sent an owned row is, from home_begin on
+  std::int64_t home_begin = 0;  ///< owned rows before are never sent
   std::vector<std::int64_t> hub_counts;  ///< hubs of each rank, in the order of hubs
-  DeviceTensor hub_rows;           ///< i64: owned rows of this rank's hubs
-  DeviceTensor hub_targets;        ///< i64: which of them are targets (indices into hub_rows)
-  at::Tensor degree_n;             ///< i32, degrees of owned rows in the cut graph
+  DeviceTensor hub_rows;                 ///< i64: owned rows of this rank's hubs
+  DeviceTensor hub_targets;              ///< i64: which of them are targets (indices into hub_rows)
+  at::Tensor degree_n;                   ///< i32, degrees of owned rows in the cut graph
   std::vector<std::int64_t> send_counts;     ///< rows to each rank
   DeviceTensor send_rows;                    ///< i64[S], owned rows, concatenated by receiver
   std::vector<std::int64_t> receive_counts;  ///< halo rows from each rank
@@ -134,7 +132,7 @@ class Shard {
   const at::Tensor& hub_rows() const { return hub_rows_.cpu(); }
   std::int64_t first_own_hub() const { return first_own_hub_; }
   const at::Tensor& send_offsets() const { return send_offsets_; }  ///< i64[P+1], by receiver
-  const at::Tensor& send_rows() const { return send_rows_; }  ///< i64 owned rows, by receiver
+  const at::Tensor& send_rows() const { return send_rows_; }        ///< i64 owned rows, by receiver
   /// Bytes of its arrays and of the plans made so far.
   std::int64_t bytes() const;
 

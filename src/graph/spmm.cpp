@@ -85,8 +85,7 @@ at::Tensor multiply_transposed(at::Tensor g_tkC, const GraphPlan& plan, Communic
   if (chosen.numel() > 0) {
     own_oC.index_copy_(0, chosen, g_tkC.index_select(0, hub_rows_o.index_select(0, chosen)));
   }
-  auto hubs =
-      HubTransfer::gather(own_oC, g_tkC.narrow(0, plan.targets, plan.hubs), plan, world);
+  auto hubs = HubTransfer::gather(own_oC, g_tkC.narrow(0, plan.targets, plan.hubs), plan, world);
   const at::Tensor partial_kC = gx_mC.narrow(0, plan.owned, plan.hubs);
   row_sum(plan.hub_out, g_tkC, plan.targets, {}, partial_kC, 0, plan.hubs);
   const at::Tensor sums_oC = at::empty_like(own_oC);
@@ -111,8 +110,7 @@ struct Propagate : torch::autograd::Function<Propagate> {
     at::Tensor x_mC = at::empty({plan.sources(), x_nC.size(1)}, x_nC.options());
     scaled_into(x_nC, scales.right_n1, x_mC.narrow(0, 0, plan.owned));
     at::Tensor y_tC = multiply(x_mC, plan, world);
-    if (normalization == Normalization::with_self_loops)
-      y_tC.add_(x_mC.narrow(0, 0, plan.targets));
+    if (normalization == Normalization::with_self_loops) y_tC.add_(x_mC.narrow(0, 0, plan.targets));
     return y_tC.mul_(scales.left_n1.narrow(0, 0, plan.targets));
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -121,8 +119,7 @@ struct Propagate : torch::autograd::Function<Propagate> {
     const auto normalization =
         static_cast<Normalization>(context->saved_data.at("normalization").toInt());
     const Scales scales = scales_of(plan, normalization, grads[0]);
-    at::Tensor g_tkC =
-        at::empty({plan.targets + plan.hubs, grads[0].size(1)}, grads[0].options());
+    at::Tensor g_tkC = at::empty({plan.targets + plan.hubs, grads[0].size(1)}, grads[0].options());
     scaled_into(grads[0], scales.left_n1, g_tkC.narrow(0, 0, plan.targets));
     at::Tensor gx_nC = multiply_transposed(g_tkC, plan, *saved->world);
     if (normalization == Normalization::with_self_loops)

@@ -16,8 +16,8 @@ enum class Normalization {
 
 /// x_nC → y_tC, one propagation; right factors are applied by the owner before rows travel. Rows
 /// without halo columns are computed while halo rows travel. Collective. Differentiable; adjoint:
-/// gx[j] = Σ over targets i that use j of gy[i], in a fixed order, without atomics (owned columns by
-/// the plan's out_edges, halo columns by its transposed lists, hubs by the reverse pair of
+/// gx[j] = Σ over targets i that use j of gy[i], in a fixed order, without atomics (owned columns
+/// by the plan's out_edges, halo columns by its transposed lists, hubs by the reverse pair of
 /// collectives). `plan` and `world` must outlive the graph of autograd.
 at::Tensor propagate(const at::Tensor& x_nC, const GraphPlan& plan, Communicator& world,
                      Normalization normalization);

@@ -11,6 +11,7 @@ namespace graphlora {
 
 /// What backward needs of the last forward.
 struct AnchorStage::Step {
+  explicit Step(GatherPlan rows) : gather(std::move(rows)) {}
   GatherPlan gather;
   at::Tensor known_A1;            // 0 at anchors treated as unknown
   at::Tensor g_Sr, z_Sr;          // leaf at the owner, and its normalization
@@ -50,7 +51,7 @@ at::Tensor AnchorStage::picked_rows(const GatherPlan& gather, const at::Tensor& 
 AnchorRows AnchorStage::forward(const CutView& view, std::span<const std::int64_t> nodes,
                                 std::span<const std::uint8_t> unknown) {
   if (gnn_ == nullptr && projector_ == nullptr) return {};
-  step_.reset(new Step{.gather = GatherPlan(grid_.world(), map_, nodes)});
+  step_ = std::make_unique<Step>(GatherPlan(grid_.world(), map_, nodes));
   Step& step = *step_;
   at::Tensor known_A1 = at::empty({static_cast<std::int64_t>(nodes.size()), 1}, at::kDouble);
   std::transform(unknown.begin(), unknown.end(), known_A1.mutable_data_ptr<double>(),
@@ -149,8 +150,8 @@ std::int64_t AnchorStage::predicted_bytes(const CutView& view,
   const auto plan = shard_.plan(view);
   std::int64_t rows = 0;
   if (frontiers_ != nullptr) {
-    const Frontier frontier = frontiers_->build(
-        *plan, values_of<std::int64_t>(gather.send_rows()), gnn_->layers(), hops_);
+    const Frontier frontier = frontiers_->build(*plan, values_of<std::int64_t>(gather.send_rows()),
+                                                gnn_->layers(), hops_);
     for (const GraphPlan& layer : frontier.layers) rows += layer.sources();
   } else {
     rows = plan->sources() * gnn_->layers();

@@ -16,8 +16,8 @@
 namespace graphlora {
 
 /// Names of the GNNs; "none" stands for no graph injection.
-inline const std::vector<std::string> kGnnTypes{"lightgcn", "ngcf", "gcn",
-                                                "graphsage", "gat", "none"};
+inline const std::vector<std::string> kGnnTypes{"lightgcn",  "ngcf", "gcn",
+                                                "graphsage", "gat",  "none"};
 
 inline constexpr std::int64_t kMaxGnnHidden = 1 << 16, kMaxGnnHeads = 256;
 

@@ -1,5 +1,5 @@
-// Shapes: n rows of a layer's sources, m = n and its halo rows, t its targets, I and O widths in and
-// out, K heads, C width of a head.
+// Shapes: n rows of a layer's sources, m = n and its halo rows, t its targets, I and O widths in
+// and out, K heads, C width of a head.
 #include "model/layered_gnn.hpp"
 
 #include <torch/csrc/autograd/autograd.h>
@@ -105,8 +105,7 @@ class SageLayer final : public Layer {
                      Communicator& world) const override {
     const at::Tensor m_tO =
         propagate(at::mm(x_nI, neighbor_.weight_OI.t()), plan, world, Normalization::mean);
-    const at::Tensor y_tO =
-        self_(x_nI.narrow(0, 0, plan.targets)) + m_tO + neighbor_.bias_O;
+    const at::Tensor y_tO = self_(x_nI.narrow(0, 0, plan.targets)) + m_tO + neighbor_.bias_O;
     return last_ ? y_tO : y_tO.relu();
   }
 
@@ -119,8 +118,8 @@ class SageLayer final : public Layer {
 /// first layer, their mean in the last.
 class GatLayer final : public Layer {
  public:
-  GatLayer(const ParameterMaker& make, std::int64_t in, std::int64_t head_width,
-           std::int64_t heads, bool last)
+  GatLayer(const ParameterMaker& make, std::int64_t in, std::int64_t head_width, std::int64_t heads,
+           bool last)
       : heads_(heads),
         width_(head_width),
         linear_(make, "linear", in, heads * head_width),
