@@ -154,14 +154,26 @@ std::string dataset_fingerprint(const nlohmann::json& description) {
 nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
                              const PrepareConfig& config) {
   const std::string where = raw.input.empty() ? "the input" : raw.input.string();
+  if (raw.rows() == 0 && raw.outside_years > 0)
+    throw DataError(
+        "{}: none of the {} rows is of the years {} to {}; change --from-year, --to-year", where,
+        raw.outside_years, raw.years.first(), raw.years.last());
   if (raw.rows() == 0) throw DataError("{}: has no rows; there is nothing to prepare", where);
   if (raw.kind == RatingKind::click && config.negatives < 1)
     throw ConfigError("clicks alone have no negatives: give --negatives K (4 is usual)");
   if (raw.kind != RatingKind::click && config.negatives != 0)
     throw ConfigError("--negatives is for clicks only: this input has ratings or labels");
 
-  const std::vector<std::int64_t> order = order_without_duplicates(raw);
-  const std::int64_t duplicates = raw.rows() - static_cast<std::int64_t>(order.size());
+  std::vector<std::int64_t> order = order_without_duplicates(raw);
+  const std::int64_t distinct = static_cast<std::int64_t>(order.size());
+  const std::int64_t duplicates = raw.rows() - distinct;
+  keep_active(config.activity, raw.user, raw.item, raw.users.size(), raw.items.size(), order);
+  if (order.empty())
+    throw DataError(
+        "{}: none of the {} rows is left: a user or item of each has fewer than {} "
+        "({}); lower --min-activity",
+        where, distinct, config.activity.minimum, config.activity.rule);
+  const std::int64_t kept = static_cast<std::int64_t>(order.size());
   Rows rows{picked(raw.user, order), picked(raw.item, order), picked(raw.rating, order),
             picked(raw.time, order)};
   std::int64_t missing_negatives = 0;
@@ -270,6 +282,13 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
                                 {"seed", config.seed},
                                 {"sources", raw.sources},
                                 {"files", files}};
+  if (!raw.years.all())
+    description["years"] = {
+        {"first", raw.years.first()}, {"last", raw.years.last()}, {"dropped", raw.outside_years}};
+  if (config.activity.minimum > 1)
+    description["activity"] = {{"minimum", config.activity.minimum},
+                               {"rule", config.activity.rule},
+                               {"dropped", distinct - kept}};
   if (raw.bad_lines.count() > 0) description["bad_lines"] = raw.bad_lines.count();
   if (config.split.rule == "time") {
     const auto first_of = [&](Split wanted) -> nlohmann::json {
