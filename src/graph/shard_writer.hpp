@@ -12,7 +12,7 @@
 namespace graphlora {
 
 /// Version of a partition's format that this program writes and reads.
-inline constexpr int kPartitionVersion = 1;
+inline constexpr int kPartitionVersion = 2;
 /// Most parts of a partition: its report and its send lists grow with their square.
 inline constexpr std::int64_t kMaxParts = 4096;
 

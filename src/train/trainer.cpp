@@ -85,8 +85,8 @@ Communication communication_of(const Communicator& world, const Communicator& da
 Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t steps)
     : model_(model),
       config_(config),
-      sampler_(*model.workspace().dataset, model.workspace().shard->cut(), config.batch_size,
-               config.seed, config.block, config.max_train_examples),
+      sampler_(*model.workspace().dataset, model.workspace().shard->cut(), *model.workspace().order,
+               config.batch_size, config.seed, config.block, config.max_train_examples),
       schedule_(config.schedule),
       stages_{config.stages, steps < 0 ? sampler_.batches_per_epoch() : steps},
       optimizer_(model.parameters(), config.optimizer),
@@ -348,8 +348,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
   const RunIdentity identity{config.seed, config.batch_size, config.block,
                              config.max_train_examples};
-  const std::vector<std::int64_t> valid_rows =
-      dataset.sample(Split::valid, config.eval_examples, 0);
+  std::vector<std::int64_t> valid_rows;
+  job.agree([&] {
+    if (config.eval_every > 0) valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);
+  });
   std::int64_t saved_step = checkpoint != nullptr ? result.state.step : -1;
   const auto save = [&] {
     if (saved_step == result.state.step) return;

@@ -1,0 +1,171 @@
+#include "graph/training_order.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <tuple>
+
+#include "core/error.hpp"
+#include "core/safetensors.hpp"
+#include "core/tensor_view.hpp"
+#include "graph/shard_writer.hpp"
+
+namespace graphlora {
+namespace {
+
+constexpr const char* kFile = "order.safetensors";
+
+/// Of row numbers: 4 bytes where they are enough.
+at::ScalarType row_type(const Dataset& dataset) {
+  return dataset.rows() <= std::numeric_limits<std::int32_t>::max() ? at::kInt : at::kLong;
+}
+
+/// What ties the file to a dataset and a cut.
+std::map<std::string, std::string> metadata(const Dataset& dataset, const CutRule& cut) {
+  return {{"format_version", std::to_string(kPartitionVersion)},
+          {"dataset_fingerprint", dataset.fingerprint()},
+          {"cut", cut.to_json().dump()}};
+}
+
+/// `rows` in the order of a stable counting sort by `key`; `offsets` [keys+1]: where each key's
+/// rows begin.
+template <class Row, class Key>
+std::vector<Row> sorted_by(const std::vector<Row>& rows, const Key& key,
+                           std::vector<std::int64_t>& offsets) {
+  for (const Row row : rows) ++offsets[key(row) + 1];
+  for (std::size_t k = 1; k < offsets.size(); ++k) offsets[k] += offsets[k - 1];
+  std::vector<std::int64_t> fill(offsets.begin(), offsets.end() - 1);
+  std::vector<Row> sorted(rows.size());
+  for (const Row row : rows) sorted[fill[key(row)]++] = row;
+  return sorted;
+}
+
+struct Order {
+  at::Tensor group_offsets, row;
+};
+
+template <class Row>
+Order make_order(const Dataset& dataset, const CutRule& cut) {
+  std::vector<Row> rows;
+  rows.reserve(std::clamp<std::int64_t>(dataset.rows(Split::train), 0, dataset.rows()));
+  for (std::int64_t row = 0; row < dataset.rows(); ++row) {
+    if (dataset.split(row) != Split::train) continue;
+    dataset.check_row(row);
+    rows.push_back(static_cast<Row>(row));
+  }
+  // Rows of a dataset ascend in time, so two stable sorts leave (group, user, time, row).
+  std::vector<std::int64_t> user_offsets(dataset.users() + 1, 0);
+  rows = sorted_by(
+      rows, [&](Row row) { return dataset.user()[row]; }, user_offsets);
+  std::vector<std::int64_t> group_offsets(cut.groups() + 1, 0);
+  rows = sorted_by(
+      rows,
+      [&](Row row) {
+        return cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row]);
+      },
+      group_offsets);
+  return {view_of(group_offsets).clone(), view_of(rows).clone()};
+}
+
+Order make_order(const Dataset& dataset, const CutRule& cut) {
+  std::vector<Row> rows;
+  rows.reserve(std::clamp<std::int64_t>(dataset.rows(Split::train), 0, dataset.rows()));
+  for (std::int64_t row = 0; row < dataset.rows(); ++row) {
+    if (dataset.split(row) != Split::train) continue;
+    dataset.check_row(row);
+    rows.push_back(static_cast<Row>(row));
+  }
+  // Rows of a dataset ascend in time, so two stable sorts leave (group, user, time, row).
+  std::vector<std::int64_t> user_offsets(dataset.users() + 1, 0);
+  rows = sorted_by(
+      rows, [&](Row row) { return dataset.user()[row]; }, user_offsets);
+  std::vector<std::int64_t> group_offsets(cut.groups() + 1, 0);
+  rows = sorted_by(
+      rows,
+      [&](Row row) {
+        return cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row]);
+      },
+      group_offsets);
+  const auto tensor_of = [](auto&& values) {
+    auto* kept = new std::remove_reference_t<decltype(values)>(std::move(values));
+    return at::from_blob(
+        kept->data(), {std::ssize(*kept)}, [kept](void*) { delete kept; },
+        view_of(*kept).options());
+  };
+  return {tensor_of(std::move(group_offsets)), tensor_of(std::move(rows))};
+}
+
+Order make_order(const Dataset& dataset, const CutRule& cut) {
+  return row_type(dataset) == at::kInt ? make_order<std::int32_t>(dataset, cut)
+                                       : make_order<std::int64_t>(dataset, cut);
+}
+
+}  // namespace
+
+void write_training_order(const std::filesystem::path& directory, const Dataset& dataset,
+                          const CutRule& cut) {
+  const Order order = make_order(dataset, cut);
+  write_safetensors(directory / kFile, {{"group_offsets", order.group_offsets}, {"row", order.row}},
+                    metadata(dataset, cut));
+}
+
+TrainingOrder::TrainingOrder(const Dataset& dataset, const CutRule& cut)
+    : dataset_(dataset), cut_(cut), path_(dataset.directory()) {
+  Order order = make_order(dataset, cut);
+  offsets_ = std::move(order.group_offsets);
+  row_ = std::move(order.row);
+}
+
+TrainingOrder::TrainingOrder(const std::filesystem::path& directory, const Dataset& dataset,
+                             const CutRule& cut)
+    : dataset_(dataset), cut_(cut), file_(std::make_unique<SafetensorsReader>(directory / kFile)) {
+  for (const auto& [key, value] : metadata(dataset, cut)) {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end() || found->second != value)
+      fail(fmt::format("its {} is not that of the dataset and the partition", key));
+  }
+  offsets_ = file.tensor("group_offsets", at::kLong, {groups() + std::int64_t{1}});
+  row_ = file.tensor("row", row_type(dataset), {dataset.rows(Split::train)});
+  const auto offsets = values_of<std::int64_t>(offsets_);
+  if (offsets.front() != 0 || offsets.back() != row_.numel() ||
+      !std::is_sorted(offsets.begin(), offsets.end()))
+    fail(fmt::format("group_offsets does not rise from 0 to {}", row_.numel()));
+}
+
+void TrainingOrder::fail(const std::string& what) const {
+  throw DataError("{}: {}; rebuild the partition with graphlora partition --data {}",
+                  path_.string(), what, dataset_.directory().string());
+}
+
+std::int64_t TrainingOrder::count(int group) const {
+  const auto offsets = values_of<std::int64_t>(offsets_);
+  return offsets[group + 1] - offsets[group];
+}
+
+std::int64_t TrainingOrder::row(int group, std::int64_t i) const {
+  TORCH_CHECK(i >= 0 && i < count(group), "row ", i, " of the ", count(group), " of group ", group);
+  const std::int64_t at = values_of<std::int64_t>(offsets_)[group] + i;
+  const std::int64_t row = row_.scalar_type() == at::kInt ? row_.const_data_ptr<std::int32_t>()[at]
+                                                          : row_.const_data_ptr<std::int64_t>()[at];
+  dataset_.check_row(row);
+  if (dataset_.split(row) != Split::train ||
+      cut_.group(dataset_.user()[row], dataset_.item()[row], dataset_.time()[row]) != group)
+    fail(fmt::format("row {} is no training row of group {}", row, group));
+  return row;
+}
+
+void TrainingOrder::check() const {
+  // As many rows as there are, ascending and so all different: each of them once.
+  for (int group = 0; group < groups(); ++group) {
+    std::tuple<std::int64_t, std::int64_t, std::int64_t> before{-1, 0, 0};
+    for (std::int64_t i = 0; i < count(group); ++i) {
+      const std::int64_t r = row(group, i);
+      const std::tuple here{dataset_.user()[r], dataset_.time()[r], r};
+      if (here <= before)
+        fail(fmt::format("row {} of group {} is not behind the one before it", r, group));
+      before = here;
+    }
+  }
+}
+
+}  // namespace graphlora
