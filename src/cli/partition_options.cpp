@@ -15,6 +15,9 @@ void add_partition_options(OptionTable& table, const std::string& group, Partiti
            in_range(config.groups, 1, std::numeric_limits<std::uint16_t>::max()))
       .add(group, "partition.method", &config.method, "metis, or random for comparison",
            one_of(config.method, {"metis", "random"}))
+      .add(group, "partition.hubs", &config.hubs,
+           "so many items of highest degree are hubs: every rank sums their edges over its own "
+           "users, and neither they nor their buyers travel for it; auto: as many as save bytes")
       .add(group, "partition.max-degree", &config.max_degree,
            "METIS sees each user's so many least popular items only, which saves memory; 0: all",
            in_range(config.max_degree, 0, std::numeric_limits<std::int32_t>::max()));

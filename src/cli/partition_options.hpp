@@ -7,7 +7,7 @@
 
 namespace graphlora {
 
-/// Adds --graph.cut, --graph.groups, --partition.method and --partition.max-degree to `group`.
+/// Adds --graph.cut, --graph.groups and --partition.method, .hubs and .max-degree to `group`.
 void add_partition_options(OptionTable& table, const std::string& group, PartitionConfig& config);
 
 }  // namespace graphlora

@@ -4,6 +4,8 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <chrono>
 #include <fstream>
 #include <limits>
@@ -40,45 +42,52 @@ std::vector<std::int32_t> random_owner(std::int64_t nodes, std::int64_t parts, s
   return owner;
 }
 
-// Deals `nodes` one by one to the part with fewest nodes so far, lowest number first.
-void deal(const std::vector<std::int32_t>& nodes, std::int64_t parts,
-          std::vector<std::int32_t>& owner) {
-  std::vector<std::pair<std::int64_t, std::int32_t>> heap;  // (nodes, part), least on top
-  std::vector<std::int64_t> count(parts, 0);
-  for (const std::int32_t part : owner) {
-    if (part >= 0) ++count[part];
-  }
-  for (std::int64_t part = 0; part < parts; ++part) {
-    heap.emplace_back(count[part], static_cast<std::int32_t>(part));
+// Deals nodes one by one to the part that has least so far (lowest number first): by `load`, to
+// which each adds its weight.
+template <class Weight>
+void deal(const std::vector<std::int32_t>& nodes, std::vector<std::int64_t> load,
+          const Weight& weight, std::vector<std::int32_t>& owner) {
+  std::vector<std::pair<std::int64_t, std::int32_t>> heap;  // (load, part), least on top
+  for (std::size_t part = 0; part < load.size(); ++part) {
+    heap.emplace_back(load[part], static_cast<std::int32_t>(part));
   }
   const std::greater<> least_first;
   std::make_heap(heap.begin(), heap.end(), least_first);
   for (const std::int32_t node : nodes) {
     std::pop_heap(heap.begin(), heap.end(), least_first);
     owner[node] = heap.back().second;
-    ++heap.back().first;
+    heap.back().first += weight(node);
     std::push_heap(heap.begin(), heap.end(), least_first);
   }
 }
 
-// Keeps, of each user's edges, the `max_degree` whose items have the lowest degree (ties: lowest
-// id).
-BipartiteGraph thin(const BipartiteGraph& graph, std::int64_t max_degree) {
-  std::vector<BipartiteGraph::Edge> edges;
-  std::vector<std::int32_t> items;
-  for (std::int64_t user = 0; user < graph.users; ++user) {
-    items.assign(graph.col.begin() + graph.row_offsets[user],
-                 graph.col.begin() + graph.row_offsets[user + 1]);
-    const auto less_popular = [&](std::int32_t a, std::int32_t b) {
-      return std::pair(graph.degree(a), a) < std::pair(graph.degree(b), b);
-    };
-    const auto keep = std::min<std::int64_t>(max_degree, static_cast<std::int64_t>(items.size()));
-    std::partial_sort(items.begin(), items.begin() + keep, items.end(), less_popular);
-    for (std::int64_t k = 0; k < keep; ++k) {
-      edges.push_back({static_cast<std::int32_t>(user), items[k], 0});
-    }
+// The k items of highest degree, ties: lowest id.
+std::vector<std::int64_t> top_items(const BipartiteGraph& graph, std::int64_t k) {
+  std::vector<std::int64_t> items(graph.nodes - graph.users);
+  std::iota(items.begin(), items.end(), graph.users);
+  std::partial_sort(items.begin(), items.begin() + k, items.end(),
+                    [&](std::int64_t a, std::int64_t b) {
+                      return std::pair(-graph.degree(a), a) < std::pair(-graph.degree(b), b);
+                    });
+  items.resize(k);
+  return items;
+}
+
+// Entries that each node's owner works on: a user's edges to hubs twice, for its own row and for
+// its share of the hub's; a hub's none.
+std::vector<std::int32_t> work_of_nodes(const BipartiteGraph& graph,
+                                        const std::vector<std::int64_t>& hubs) {
+  std::vector<std::int32_t> work(graph.nodes);
+  for (std::int64_t node = 0; node < graph.nodes; ++node) {
+    work[node] = static_cast<std::int32_t>(graph.degree(node));
   }
-  return build_graph(graph.users, graph.nodes - graph.users, edges);
+  for (const std::int64_t hub : hubs) {
+    for (std::int64_t e = graph.row_offsets[hub]; e < graph.row_offsets[hub + 1]; ++e) {
+      ++work[graph.col[e]];
+    }
+    work[hub] = 0;
+  }
+  return work;
 }
 
 // What the kernel could hand out, its caches included; infinite where it does not say.
@@ -90,53 +99,105 @@ double available_bytes() {
   return std::numeric_limits<double>::infinity();
 }
 
-// `visible`: the graph that METIS sees; `graph`: the one whose work it balances.
-std::vector<std::int32_t> metis_owner(const BipartiteGraph& graph, const BipartiteGraph& visible,
-                                      std::int64_t parts, std::int64_t seed) {
-  std::vector<std::int32_t> owner(graph.nodes, -1), connected, isolated;
-  for (std::int64_t node = 0; node < graph.nodes; ++node) {
-    (visible.degree(node) > 0 ? connected : isolated).push_back(static_cast<std::int32_t>(node));
-  }
-  const auto count = static_cast<std::int64_t>(connected.size());
-  if (count <= parts) {  // nothing to optimize, and METIS wants more vertices than parts
-    deal(connected, parts, owner);
-    deal(isolated, parts, owner);
-    return owner;
-  }
-  const auto entries = static_cast<std::int64_t>(visible.col.size());
+// What METIS sees: the graph without hubs, of each user at most so many edges, and without the
+// nodes that this leaves no edges.
+struct MetisInput {
+  std::vector<std::int32_t> nodes;  // ascending
+  std::vector<idx_t> offsets, adjacency;
+  std::vector<idx_t> weights;  // (node, constraint): 1 and its work
+};
+
+void check_index_width(const BipartiteGraph& graph, std::int64_t entries, std::int64_t work) {
   constexpr std::int64_t kIndexLimit = std::numeric_limits<idx_t>::max();
-  if (entries > kIndexLimit || static_cast<std::int64_t>(graph.col.size()) > kIndexLimit) {
+  if (entries > kIndexLimit) {
     throw ConfigError(
         "partition: {} adjacency entries are beyond this METIS build's {}-bit indices; give "
-        "--partition.max-degree so that users times it stays below {}, use --partition.method "
-        "random, or build with a METIS of 64-bit idx_t",
-        std::max(entries, static_cast<std::int64_t>(graph.col.size())), 8 * sizeof(idx_t),
-        kIndexLimit / 2);
+        "--partition.max-degree so that users times it stays below {} ({} does), or "
+        "--partition.hubs, whose edges METIS does not see, use --partition.method random, or build "
+        "with a METIS of 64-bit idx_t",
+        entries, 8 * sizeof(idx_t), kIndexLimit / 2,
+        std::max<std::int64_t>(1, kIndexLimit / 2 / std::max<std::int64_t>(1, graph.users)));
   }
-  const double csr = static_cast<double>(sizeof(idx_t)) * static_cast<double>(entries + 4 * count);
-  const double predicted = csr + kMetisBytesPerEntry * static_cast<double>(entries);
+  if (work > kIndexLimit) {
+    throw ConfigError(
+        "partition: the graph's {} entries are beyond this METIS build's {}-bit weights; use "
+        "--partition.method random, or build with a METIS of 64-bit idx_t",
+        work, 8 * sizeof(idx_t));
+  }
+}
+
+MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64_t>& hubs,
+                       const std::vector<std::int32_t>& work, std::int64_t max_degree) {
+  std::vector<bool> is_hub(graph.nodes, false);
+  for (const std::int64_t hub : hubs) is_hub[hub] = true;
+  const auto less_popular = [&](std::int32_t a, std::int32_t b) {
+    return std::pair(graph.degree(a), a) < std::pair(graph.degree(b), b);
+  };
+  std::vector<std::int32_t> items;
+  // The user's edges that METIS sees.
+  const auto visible = [&](std::int64_t user) -> const std::vector<std::int32_t>& {
+    items.clear();
+    for (std::int64_t e = graph.row_offsets[user]; e < graph.row_offsets[user + 1]; ++e) {
+      if (!is_hub[graph.col[e]]) items.push_back(graph.col[e]);
+    }
+    if (max_degree > 0 && static_cast<std::int64_t>(items.size()) > max_degree) {
+      std::nth_element(items.begin(), items.begin() + max_degree, items.end(), less_popular);
+      items.resize(max_degree);
+      std::sort(items.begin(), items.end());
+    }
+    return items;
+  };
+
+  std::vector<std::int32_t> degree(graph.nodes, 0);
+  std::int64_t edges = 0;
+  for (std::int64_t user = 0; user < graph.users; ++user) {
+    for (const std::int32_t item : visible(user)) ++degree[item];
+    degree[user] = static_cast<std::int32_t>(items.size());
+    edges += degree[user];
+  }
+  check_index_width(graph, 2 * edges, static_cast<std::int64_t>(graph.col.size()));
+
+  MetisInput input;
+  std::vector<idx_t> index(graph.nodes, -1);
+  input.nodes.reserve(graph.nodes - std::count(degree.begin(), degree.end(), 0));
+  input.offsets.reserve(input.nodes.capacity() + 1);
+  input.weights.reserve(2 * input.nodes.capacity());
+  input.offsets.push_back(0);
+  for (std::int64_t node = 0; node < graph.nodes; ++node) {
+    if (degree[node] == 0) continue;
+    index[node] = static_cast<idx_t>(input.nodes.size());
+    input.nodes.push_back(static_cast<std::int32_t>(node));
+    input.offsets.push_back(input.offsets.back() + degree[node]);
+    input.weights.push_back(1);
+    input.weights.push_back(work[node]);
+  }
+  input.adjacency.resize(2 * edges);
+  std::vector<idx_t> fill(input.offsets.begin(), input.offsets.end() - 1);
+  for (const std::int32_t user : input.nodes) {
+    if (user >= graph.users) break;
+    for (const std::int32_t item : visible(user)) {
+      input.adjacency[fill[index[user]]++] = index[item];
+      input.adjacency[fill[index[item]]++] = index[user];
+    }
+  }
+  return input;
+}
+
+// Parts of the nodes that METIS sees; the others' entries of `owner` stay as they are.
+void run_metis(MetisInput& input, std::int64_t parts, std::int64_t seed,
+               std::vector<std::int32_t>& owner) {
+  const auto count = static_cast<std::int64_t>(input.nodes.size());
+  const auto entries = static_cast<std::int64_t>(input.adjacency.size());
+  const double predicted =
+      static_cast<double>(sizeof(idx_t)) * static_cast<double>(entries + 4 * count) +
+      kMetisBytesPerEntry * static_cast<double>(entries);
   log::info("METIS: {} nodes, {} edges into {} parts, about {:.2f} GiB of memory", count,
             entries / 2, parts, predicted / kGiB);
   if (predicted > available_bytes()) {
     log::warn(
-        "METIS may need {:.1f} GiB and {:.1f} GiB are free; --partition.max-degree {} would need "
-        "less",
-        predicted / kGiB, available_bytes() / kGiB,
-        std::max<std::int64_t>(1, entries / 2 / std::max<std::int64_t>(1, graph.users) / 2));
-  }
-
-  std::vector<idx_t> index(graph.nodes, -1), offsets{0}, adjacency, weights;
-  offsets.reserve(count + 1);
-  adjacency.reserve(entries);
-  weights.reserve(2 * count);
-  for (std::int64_t k = 0; k < count; ++k) index[connected[k]] = static_cast<idx_t>(k);
-  for (const std::int32_t node : connected) {
-    for (std::int64_t e = visible.row_offsets[node]; e < visible.row_offsets[node + 1]; ++e) {
-      adjacency.push_back(index[visible.col[e]]);
-    }
-    offsets.push_back(static_cast<idx_t>(adjacency.size()));
-    weights.push_back(1);
-    weights.push_back(static_cast<idx_t>(graph.degree(node)));
+        "METIS may need {:.1f} GiB and {:.1f} GiB are free; --partition.hubs and a "
+        "--partition.max-degree below {} would need less",
+        predicted / kGiB, available_bytes() / kGiB, std::max<std::int64_t>(2, entries / count));
   }
   std::array<idx_t, METIS_NOPTIONS> options;
   METIS_SetDefaultOptions(options.data());
@@ -146,21 +207,64 @@ std::vector<std::int32_t> metis_owner(const BipartiteGraph& graph, const Biparti
   idx_t constraints = 2, cut = 0;
   std::array<real_t, 2> imbalance{kImbalance, kImbalance};
   std::vector<idx_t> part(count, -1);
-  const int status = METIS_PartGraphKway(&vertices, &constraints, offsets.data(), adjacency.data(),
-                                         weights.data(), nullptr, nullptr, &part_count, nullptr,
-                                         imbalance.data(), options.data(), &cut, part.data());
+  const int status = METIS_PartGraphKway(
+      &vertices, &constraints, input.offsets.data(), input.adjacency.data(), input.weights.data(),
+      nullptr, nullptr, &part_count, nullptr, imbalance.data(), options.data(), &cut, part.data());
   if (status != METIS_OK) {
-    throw DataError("METIS failed ({}); give --partition.max-degree, or --partition.method random",
-                    status == METIS_ERROR_MEMORY ? "out of memory" : "internal error");
+    throw DataError(
+        "METIS failed ({}); give --partition.hubs, --partition.max-degree, or "
+        "--partition.method random",
+        status == METIS_ERROR_MEMORY ? "out of memory" : "internal error");
   }
   for (std::int64_t k = 0; k < count; ++k) {
     if (part[k] < 0 || part[k] >= part_count) {
-      throw DataError("METIS gave node {} to part {} of {}", connected[k], part[k], parts);
+      throw DataError("METIS gave node {} to part {} of {}", input.nodes[k], part[k], parts);
     }
-    owner[connected[k]] = static_cast<std::int32_t>(part[k]);
+    owner[input.nodes[k]] = static_cast<std::int32_t>(part[k]);
   }
-  deal(isolated, parts, owner);
-  return owner;
+}
+
+// Deals the nodes that METIS did not see (owner -1): those with work by the work of the parts, the
+// heaviest first, then hubs evenly, then the others by the number of nodes.
+void deal_unseen(const std::vector<std::int32_t>& work, const std::vector<std::int64_t>& hubs,
+                 std::int64_t parts, std::vector<std::int32_t>& owner) {
+  std::vector<bool> is_hub(owner.size(), false);
+  for (const std::int64_t hub : hubs) is_hub[hub] = true;
+  std::vector<std::int32_t> working, idle;
+  std::vector<std::int64_t> load(parts, 0);
+  for (std::size_t node = 0; node < owner.size(); ++node) {
+    if (owner[node] >= 0) load[owner[node]] += work[node];
+    if (owner[node] >= 0 || is_hub[node]) continue;
+    (work[node] > 0 ? working : idle).push_back(static_cast<std::int32_t>(node));
+  }
+  std::stable_sort(working.begin(), working.end(),
+                   [&](std::int32_t a, std::int32_t b) { return work[a] > work[b]; });
+  deal(
+      working, load, [&](std::int32_t node) { return work[node]; }, owner);
+  deal(
+      {hubs.begin(), hubs.end()}, std::vector<std::int64_t>(parts, 0),
+      [](std::int32_t) { return 1; }, owner);
+  std::fill(load.begin(), load.end(), 0);
+  for (const std::int32_t part : owner) {
+    if (part >= 0) ++load[part];
+  }
+  deal(
+      idle, load, [](std::int32_t) { return 1; }, owner);
+}
+
+Division metis_division(const BipartiteGraph& graph, std::vector<std::int64_t> hubs,
+                        const PartitionConfig& config) {
+  const std::vector<std::int32_t> work = work_of_nodes(graph, hubs);
+  std::vector<std::int32_t> owner(graph.nodes, -1);
+  {
+    MetisInput input = metis_input(graph, hubs, work, config.max_degree);
+    // With fewer nodes there is nothing to optimize, and METIS wants more vertices than parts.
+    if (static_cast<std::int64_t>(input.nodes.size()) > config.parts) {
+      run_metis(input, config.parts, config.seed, owner);
+    }
+  }
+  deal_unseen(work, hubs, config.parts, owner);
+  return {std::move(owner), std::move(hubs)};
 }
 
 double max_over_mean(const std::vector<std::int64_t>& values) {
@@ -173,18 +277,6 @@ double max_over_mean(const std::vector<std::int64_t>& values) {
 CutKind resolved_cut(const Dataset& dataset, const std::string& cut) {
   if (cut == "auto") return dataset.user_time_split() ? CutKind::fold : CutKind::window;
   return parse_cut(cut);
-}
-
-void check_owner(const BipartiteGraph& graph, const std::vector<std::int32_t>& owner,
-                 std::int64_t parts) {
-  if (static_cast<std::int64_t>(owner.size()) != graph.nodes) {
-    throw DataError("partition: {} owners for {} nodes", owner.size(), graph.nodes);
-  }
-  for (std::int64_t node = 0; node < graph.nodes; ++node) {
-    if (owner[node] < 0 || owner[node] >= parts) {
-      throw DataError("partition: node {} was given to part {} of {}", node, owner[node], parts);
-    }
-  }
 }
 
 void check_config(const PartitionConfig& config, std::int64_t nodes) {
@@ -202,6 +294,21 @@ void check_config(const PartitionConfig& config, std::int64_t nodes) {
   }
   if (config.max_degree < 0)
     throw ConfigError("--partition.max-degree: {} is below 0", config.max_degree);
+}
+
+// What --partition.hubs asks for.
+std::int64_t hub_count(const PartitionConfig& config, const BipartiteGraph& graph) {
+  const std::string& text = config.hubs;
+  std::int64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc() || end != text.data() + text.size() || count < 0) {
+    throw ConfigError("--partition.hubs: \"{}\" is neither a number nor auto", text);
+  }
+  if (count > graph.nodes - graph.users) {
+    throw ConfigError("--partition.hubs: {} of {} items cannot be hubs", count,
+                      graph.nodes - graph.users);
+  }
+  return count;
 }
 
 void warn_if_poor(const PartitionCost& cost, const PartitionCost& random) {
@@ -223,65 +330,39 @@ void warn_if_poor(const PartitionCost& cost, const PartitionCost& random) {
 
 }  // namespace
 
-std::vector<std::int32_t> partition_nodes(const BipartiteGraph& graph,
-                                          const PartitionConfig& config) {
+Division partition_nodes(const BipartiteGraph& graph, const PartitionConfig& config) {
   check_config(config, graph.nodes);
-  if (config.parts == 1) return std::vector<std::int32_t>(graph.nodes, 0);
-  if (config.method == "random") return random_owner(graph.nodes, config.parts, config.seed);
-  if (config.max_degree == 0) return metis_owner(graph, graph, config.parts, config.seed);
-  return metis_owner(graph, thin(graph, config.max_degree), config.parts, config.seed);
-}
-
-PartitionCost partition_cost(const BipartiteGraph& graph, const std::vector<std::int32_t>& owner,
-                             std::int64_t parts) {
-  check_owner(graph, owner, parts);
-  PartitionCost cost;
-  cost.nodes.assign(parts, 0);
-  cost.users.assign(parts, 0);
-  cost.entries.assign(parts, 0);
-  cost.halo_rows.assign(parts, 0);
-  cost.rows.assign(parts, std::vector<std::int64_t>(parts, 0));
-  std::vector<std::int64_t> last_source(parts, -1);  // node that this part counted last
-  for (std::int64_t node = 0; node < graph.nodes; ++node) {
-    const std::int32_t home = owner[node];
-    ++cost.nodes[home];
-    cost.users[home] += node < graph.users;
-    cost.entries[home] += graph.degree(node);
-    for (std::int64_t e = graph.row_offsets[node]; e < graph.row_offsets[node + 1]; ++e) {
-      const std::int32_t away = owner[graph.col[e]];
-      if (away == home) continue;
-      cost.edge_cut += node < graph.users;
-      if (last_source[away] == node) continue;
-      last_source[away] = node;
-      ++cost.halo_rows[away];
-      ++cost.rows[home][away];
-    }
+  std::vector<std::int64_t> hubs = top_items(graph, hub_count(config, graph));
+  if (config.parts == 1) return {std::vector<std::int32_t>(graph.nodes, 0), std::move(hubs)};
+  if (config.method == "random") {
+    return {random_owner(graph.nodes, config.parts, config.seed), std::move(hubs)};
   }
-  return cost;
+  return metis_division(graph, std::move(hubs), config);
 }
 
 namespace {
 
 // Fills and commits the directory; `start`: when the work began.
 nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, const CutRule& cut,
-                     const BipartiteGraph& graph, const std::vector<std::int32_t>& owner,
-                     AtomicDirectory& output, Clock::time_point start) {
-  const PartitionCost cost = partition_cost(graph, owner, config.parts);
+                     const BipartiteGraph& graph, const Division& division, AtomicDirectory& output,
+                     Clock::time_point start) {
+  const PartitionCost cost = partition_cost(graph, division, config.parts);
   const PartitionCost random =
       partition_cost(graph, random_owner(graph.nodes, config.parts, config.seed), config.parts);
 
-  const nlohmann::json options{{"method", config.method},
-                               {"cut", to_string(cut.kind())},
-                               {"groups", config.groups},
-                               {"max_degree", config.max_degree},
-                               {"seed", config.seed}};
+  const nlohmann::json options{{"method", config.method}, {"cut", to_string(cut.kind())},
+                               {"groups", config.groups}, {"max_degree", config.max_degree},
+                               {"hubs", config.hubs},     {"seed", config.seed}};
   // Ties the shards of one directory to each other, so that a mixture is noticed.
-  const std::string_view owner_bytes(reinterpret_cast<const char*>(owner.data()),
-                                     owner.size() * sizeof(owner[0]));
+  const auto hash = [](const auto& values) {
+    return sha256(std::string_view(reinterpret_cast<const char*>(values.data()),
+                                   values.size() * sizeof(values[0])));
+  };
   const std::string id =
-      sha256(dataset.fingerprint() + options.dump() + sha256(owner_bytes)).substr(0, 16);
+      sha256(dataset.fingerprint() + options.dump() + hash(division.owner) + hash(division.hubs))
+          .substr(0, 16);
 
-  ShardWriter writer(graph, owner, static_cast<int>(config.parts), cut.groups());
+  ShardWriter writer(graph, division, static_cast<int>(config.parts), cut.groups());
   for (int part = 0; part < config.parts; ++part) {
     writer.write(output.path(), part,
                  {{"format_version", std::to_string(kPartitionVersion)},
@@ -342,11 +423,10 @@ nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& co
 
 nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& config,
                                const CutRule& cut, const BipartiteGraph& graph,
-                               const std::vector<std::int32_t>& owner,
-                               const std::filesystem::path& directory) {
+                               const Division& division, const std::filesystem::path& directory) {
   check_config(config, graph.nodes);
   AtomicDirectory output(directory, kMarker);
-  return write(dataset, config, cut, graph, owner, output, Clock::now());
+  return write(dataset, config, cut, graph, division, output, Clock::now());
 }
 
 std::filesystem::path partition_directory(const Dataset& dataset, int parts) {
@@ -377,6 +457,7 @@ std::optional<std::string> reason_to_partition(const Dataset& dataset,
     }
     if (!reason && reuse >= Reuse::same_division) {
       reason = differs("partition.method", "method", config.method);
+      if (!reason) reason = differs("partition.hubs", "hubs", config.hubs);
       if (!reason) reason = differs("partition.max-degree", "max_degree", config.max_degree);
     }
     return reason;

@@ -68,34 +68,6 @@ Order make_order(const Dataset& dataset, const CutRule& cut) {
 }
 
 Order make_order(const Dataset& dataset, const CutRule& cut) {
-  std::vector<Row> rows;
-  rows.reserve(std::clamp<std::int64_t>(dataset.rows(Split::train), 0, dataset.rows()));
-  for (std::int64_t row = 0; row < dataset.rows(); ++row) {
-    if (dataset.split(row) != Split::train) continue;
-    dataset.check_row(row);
-    rows.push_back(static_cast<Row>(row));
-  }
-  // Rows of a dataset ascend in time, so two stable sorts leave (group, user, time, row).
-  std::vector<std::int64_t> user_offsets(dataset.users() + 1, 0);
-  rows = sorted_by(
-      rows, [&](Row row) { return dataset.user()[row]; }, user_offsets);
-  std::vector<std::int64_t> group_offsets(cut.groups() + 1, 0);
-  rows = sorted_by(
-      rows,
-      [&](Row row) {
-        return cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row]);
-      },
-      group_offsets);
-  const auto tensor_of = [](auto&& values) {
-    auto* kept = new std::remove_reference_t<decltype(values)>(std::move(values));
-    return at::from_blob(
-        kept->data(), {std::ssize(*kept)}, [kept](void*) { delete kept; },
-        view_of(*kept).options());
-  };
-  return {tensor_of(std::move(group_offsets)), tensor_of(std::move(rows))};
-}
-
-Order make_order(const Dataset& dataset, const CutRule& cut) {
   return row_type(dataset) == at::kInt ? make_order<std::int32_t>(dataset, cut)
                                        : make_order<std::int64_t>(dataset, cut);
 }
@@ -118,7 +90,8 @@ TrainingOrder::TrainingOrder(const Dataset& dataset, const CutRule& cut)
 
 TrainingOrder::TrainingOrder(const std::filesystem::path& directory, const Dataset& dataset,
                              const CutRule& cut)
-    : dataset_(dataset), cut_(cut), file_(std::make_unique<SafetensorsReader>(directory / kFile)) {
+    : dataset_(dataset), cut_(cut), path_(directory / kFile) {
+  const SafetensorsReader file(path_);
   for (const auto& [key, value] : metadata(dataset, cut)) {
     const auto found = file.metadata().find(key);
     if (found == file.metadata().end() || found->second != value)
