@@ -1,3 +1,5 @@
+#include <malloc.h>
+
 #include <chrono>
 
 #include "cli/commands.hpp"
@@ -320,6 +322,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   } else {
     model.initialize_from_data();
   }
+  malloc_trim(0);  // what the start took and gave back
   lap("initial weights");
   if (root) {
     std::string parts;

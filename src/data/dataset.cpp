@@ -168,12 +168,6 @@ void Dataset::map_files() {
   label_ = rows_file.column<std::uint8_t>("label", at::kByte, count);
   split_ = rows_file.column<std::uint8_t>("split", at::kByte, count);
 
-  const SafetensorsReader history_reader(directory_ / kFiles[1]);
-  const Columns history(history_reader, storage_);
-  history_offsets_ = history.column<std::int64_t>("offsets", at::kLong, users_ + 1);
-  history_item_ = history.column<std::int64_t>("item", at::kLong, -1);
-  history_time_ = history.column<std::int64_t>("time", at::kLong, std::ssize(history_item_));
-
   const SafetensorsReader user_reader(directory_ / kFiles[2]);
   const Columns users(user_reader, storage_);
   user_id_offsets_ = users.column<std::int64_t>("id_offsets", at::kLong, users_ + 1);
@@ -184,6 +178,12 @@ void Dataset::map_files() {
   item_id_bytes_ = items.column<std::uint8_t>("id_bytes", at::kByte, -1);
   title_offsets_ = items.column<std::int64_t>("title_offsets", at::kLong, items_ + 1);
   title_bytes_ = items.column<std::uint8_t>("title_bytes", at::kByte, -1);
+
+  const SafetensorsReader history_reader(directory_ / kFiles[1]);
+  const Columns history(history_reader, storage_);
+  history_offsets_ = history.column<std::int64_t>("offsets", at::kLong, users_ + 1);
+  history_item_ = history.column<std::int64_t>("item", at::kLong, -1);
+  history_time_ = history.column<std::int64_t>("time", at::kLong, std::ssize(history_item_));
 }
 
 void Dataset::check_interactions() const {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 #include <map>
-#include <tuple>
 
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
@@ -27,17 +26,24 @@ std::map<std::string, std::string> metadata(const Dataset& dataset, const CutRul
           {"cut", cut.to_json().dump()}};
 }
 
-/// `rows` in the order of a stable counting sort by `key`; `offsets` [keys+1]: where each key's
-/// rows begin.
-template <class Row, class Key>
-std::vector<Row> sorted_by(const std::vector<Row>& rows, const Key& key,
-                           std::vector<std::int64_t>& offsets) {
-  for (const Row row : rows) ++offsets[key(row) + 1];
-  for (std::size_t k = 1; k < offsets.size(); ++k) offsets[k] += offsets[k - 1];
+/// A training row and its group.
+template <class Row>
+struct Grouped {
+  Row row;
+  std::uint16_t group;
+};
+
+/// Stable counting sort by `key` of each element; `write(place, element)` gets each one's place.
+/// Returns where each of `keys` keys begins, and the end.
+template <class T, class Key, class Write>
+std::vector<std::int64_t> place_by(const std::vector<T>& elements, std::int64_t keys,
+                                   const Key& key, const Write& write) {
+  std::vector<std::int64_t> offsets(keys + 1, 0);
+  for (const T& element : elements) ++offsets[key(element) + 1];
+  for (std::int64_t k = 0; k < keys; ++k) offsets[k + 1] += offsets[k];
   std::vector<std::int64_t> fill(offsets.begin(), offsets.end() - 1);
-  std::vector<Row> sorted(rows.size());
-  for (const Row row : rows) sorted[fill[key(row)]++] = row;
-  return sorted;
+  for (const T& element : elements) write(fill[key(element)]++, element);
+  return offsets;
 }
 
 struct Order {
@@ -46,25 +52,29 @@ struct Order {
 
 template <class Row>
 Order make_order(const Dataset& dataset, const CutRule& cut) {
-  std::vector<Row> rows;
+  // Rows of a dataset ascend in time, so two stable sorts leave (group, user, time, row). Both read
+  // the rows as they stand: the first in the dataset's order, the second without the dataset.
+  std::vector<Grouped<Row>> rows;
   rows.reserve(std::clamp<std::int64_t>(dataset.rows(Split::train), 0, dataset.rows()));
   for (std::int64_t row = 0; row < dataset.rows(); ++row) {
     if (dataset.split(row) != Split::train) continue;
     dataset.check_row(row);
-    rows.push_back(static_cast<Row>(row));
+    rows.push_back({static_cast<Row>(row),
+                    cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row])});
   }
-  // Rows of a dataset ascend in time, so two stable sorts leave (group, user, time, row).
-  std::vector<std::int64_t> user_offsets(dataset.users() + 1, 0);
-  rows = sorted_by(
-      rows, [&](Row row) { return dataset.user()[row]; }, user_offsets);
-  std::vector<std::int64_t> group_offsets(cut.groups() + 1, 0);
-  rows = sorted_by(
-      rows,
-      [&](Row row) {
-        return cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row]);
-      },
-      group_offsets);
-  return {view_of(group_offsets).clone(), view_of(rows).clone()};
+  std::vector<Grouped<Row>> by_user(rows.size());
+  place_by(
+      rows, dataset.users(), [&](const Grouped<Row>& g) { return dataset.user()[g.row]; },
+      [&](std::int64_t place, const Grouped<Row>& g) { by_user[place] = g; });
+  rows = {};
+  Order order;
+  order.row = at::empty({std::ssize(by_user)}, c10::CppTypeToScalarType<Row>::value);
+  Row* row = order.row.mutable_data_ptr<Row>();
+  const auto offsets = place_by(
+      by_user, cut.groups(), [](const Grouped<Row>& g) { return g.group; },
+      [&](std::int64_t place, const Grouped<Row>& g) { row[place] = g.row; });
+  order.group_offsets = view_of(offsets).clone();
+  return order;
 }
 
 Order make_order(const Dataset& dataset, const CutRule& cut) {
@@ -128,17 +138,9 @@ std::int64_t TrainingOrder::row(int group, std::int64_t i) const {
 }
 
 void TrainingOrder::check() const {
-  // As many rows as there are, ascending and so all different: each of them once.
-  for (int group = 0; group < groups(); ++group) {
-    std::tuple<std::int64_t, std::int64_t, std::int64_t> before{-1, 0, 0};
-    for (std::int64_t i = 0; i < count(group); ++i) {
-      const std::int64_t r = row(group, i);
-      const std::tuple here{dataset_.user()[r], dataset_.time()[r], r};
-      if (here <= before)
-        fail(fmt::format("row {} of group {} is not behind the one before it", r, group));
-      before = here;
-    }
-  }
+  const Order expected = make_order(dataset_, cut_);
+  if (!at::equal(offsets_, expected.group_offsets) || !at::equal(row_, expected.row))
+    fail("it is not the training rows by group, user, time and row");
 }
 
 }  // namespace graphlora

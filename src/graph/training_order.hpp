@@ -12,8 +12,8 @@
 
 namespace graphlora {
 
-/// Writes DIRECTORY/order.safetensors (docs: formats, "Partition"). Memory: two row numbers a
-/// training row. Throws DataError.
+/// Writes DIRECTORY/order.safetensors (docs: formats, "Partition"). Memory: 16 bytes a training
+/// row. Throws DataError.
 void write_training_order(const std::filesystem::path& directory, const Dataset& dataset,
                           const CutRule& cut);
 
@@ -31,7 +31,7 @@ class TrainingOrder {
   std::int64_t count(int group) const;
   /// The i-th of them. Throws DataError unless it is a training row of this group.
   std::int64_t row(int group, std::int64_t i) const;
-  /// Reads all of it: every training row once, in order. Throws DataError.
+  /// Compares all of it with the order computed anew. Throws DataError.
   void check() const;
 
  private:

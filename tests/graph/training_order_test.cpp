@@ -120,14 +120,14 @@ TEST_F(Order, RowsAreCheckedWhereTheyAreUsed) {
 
 TEST_F(Order, RepeatsAndSwapsAreFoundByTheCheck) {
   edit("row", [](at::Tensor& t) { t[2] = t[1].clone(); });
-  expect_error("not behind", [&] { open().check(); });
+  expect_error("it is not the training rows", [&] { open().check(); });
   write_training_order(folder_.path(), *dataset_, *cut_);
   edit("row", [](at::Tensor& t) {
     const at::Tensor first = t[0].clone();
     t[0] = t[1].clone();
     t[1] = first;
   });
-  expect_error("not behind", [&] { open().check(); });
+  expect_error("it is not the training rows", [&] { open().check(); });
 }
 
 }  // namespace
