@@ -15,7 +15,9 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/rng.hpp"
+#include "graph/anchor_shares.hpp"
 #include "graph/shard_writer.hpp"
+#include "graph/training_order.hpp"
 
 namespace graphlora {
 namespace {
@@ -369,6 +371,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
                   {"parts", std::to_string(config.parts)},
                   {"groups", std::to_string(cut.groups())}});
   }
+  write_training_order(output.path(), dataset, cut);
   auto bytes_per_layer = cost.rows;
   for (auto& row : bytes_per_layer) {
     for (std::int64_t& rows : row) rows *= kBytesPerRow;
@@ -380,6 +383,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
                         {"dataset_fingerprint", dataset.fingerprint()},
                         {"options", options},
                         {"cut", cut.to_json()},
+                        {"anchor_shares", to_json(anchor_shares(dataset, cut))},
                         {"parts", config.parts},
                         {"nodes", graph.nodes},
                         {"edges", graph.edges()},
