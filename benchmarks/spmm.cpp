@@ -100,14 +100,7 @@ Csr uniform(std::int64_t nodes, std::int64_t count) {
 
 void measure(const Csr& graph) {
   const std::int64_t nodes = graph.nodes(), entries = graph.col.numel();
-  const auto* pointer = graph.pointers.const_data_ptr<std::int32_t>();
-  at::Tensor runs = at::empty({nodes, 4}, at::kLong);
-  auto* run = runs.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t row = 0; row < nodes; ++row, run += 4) {
-    run[0] = pointer[row];
-    run[1] = run[2] = run[3] = pointer[row + 1];
-  }
-  const RowLists lists = make_row_lists(runs, graph.col);
+  const RowLists lists = make_row_lists(graph.pointers.to(at::kLong), graph.col);
   const at::Tensor x = at::rand({nodes, kWidth}), y = at::empty({nodes, kWidth});
   const at::Tensor csr =
       at::sparse_csr_tensor(graph.pointers, graph.col, at::ones({entries}), {nodes, nodes},

@@ -102,10 +102,26 @@ struct TrainOptions {
              "linears with an adapter: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj");
     table
         .add("Graph", "gnn.type", &model_config.gnn.type,
-             "lightgcn, or none for no graph injection",
-             one_of(model_config.gnn.type, {"lightgcn", "none"}))
-        .add("Graph", "gnn.layers", &model_config.gnn.layers, "propagations over the graph",
-             in_range(model_config.gnn.layers, 0, 64))
+             "lightgcn, ngcf, gcn, graphsage, gat, or none for no graph injection",
+             one_of(model_config.gnn.type, kGnnTypes))
+        .add("Graph", "gnn.layers", &model_config.gnn.layers,
+             "propagations over the graph; -1: 3 for lightgcn and ngcf, 2 for the others, which "
+             "have "
+             "no other number",
+             in_range(model_config.gnn.layers, -1, 64))
+        .add("Graph", "gnn.hidden", &model_config.gnn.hidden,
+             "width between the layers (not of lightgcn); 0: the embeddings'",
+             in_range(model_config.gnn.hidden, 0, kMaxGnnHidden))
+        .add("Graph", "gnn.heads", &model_config.gnn.heads, "attention heads of gat",
+             in_range(model_config.gnn.heads, 1, kMaxGnnHeads))
+        .add("Graph", "gnn.mode", &model_config.gnn.mode,
+             "full: every step computes all nodes; frontier: only the neighbourhood of the batch, "
+             "with the same result; auto: full for lightgcn, frontier for the others",
+             one_of(model_config.gnn.mode, {"auto", "full", "frontier"}))
+        .add("Graph", "gnn.hops", &model_config.gnn.hops,
+             "edges that a frontier reaches; 0: one per layer, which is exact; fewer need less "
+             "memory",
+             in_range(model_config.gnn.hops, 0, 64))
         .add("Graph", "gnn.init", &model_config.gnn.init,
              "start of the GNN's last layer: pca (leading directions of the propagated embeddings) "
              "or random",

@@ -21,6 +21,10 @@ std::int32_t IdTable::find(std::string_view id) const {
 
 void RawRatings::add(std::string_view user_id, std::string_view item_id, float value,
                      std::int64_t when) {
+  if (!years.holds(when)) {
+    ++outside_years;
+    return;
+  }
   user.push_back(users.intern(user_id));
   item.push_back(items.intern(item_id));
   rating.push_back(value);

@@ -10,6 +10,9 @@
 #include <unordered_map>
 #include <vector>
 
+#include "data/readers/bad_lines.hpp"
+#include "data/year_range.hpp"
+
 namespace graphlora {
 
 /// Source ids and their numbers 0, 1, … in order of first use.
@@ -45,7 +48,12 @@ struct RawRatings {
   std::filesystem::path input;      ///< file of the rows, for messages; empty: none
   nlohmann::json sources = nlohmann::json::array();  ///< {"file","bytes","sha256"} of each file
 
+  BadLines bad_lines;              ///< what was passed over
+  YearRange years = {};            ///< of the rows that add() keeps
+  std::int64_t outside_years = 0;  ///< rows that it did not keep
+
   std::int64_t rows() const { return static_cast<std::int64_t>(user.size()); }
+  /// Appends a row, unless it is of other years.
   void add(std::string_view user_id, std::string_view item_id, float value, std::int64_t when);
   /// Gives a known item its title, unless it has one; other ids are passed over.
   void set_title(std::string_view item_id, std::string title);

@@ -21,6 +21,7 @@ enum class ReduceOp { sum, max, min };
 enum class Traffic : std::uint8_t {
   parameters,
   halo,
+  hubs,
   anchors,
   embedding,
   metrics,

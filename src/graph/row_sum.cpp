@@ -31,11 +31,15 @@ void sum_rows(const RowSum<T>& sum, std::int64_t first, std::int64_t last) {
 template <class T>
 RowSum<T> arguments(const RowLists& lists, const at::Tensor& x_mC, std::int64_t limit,
                     const at::Tensor& init_kC, const at::Tensor& out_kC) {
-  const at::Tensor& runs = lists.runs.to(x_mC.device());
+  const at::Tensor& pointers = lists.pointers.to(x_mC.device());
   const at::Tensor& index = lists.index.to(x_mC.device());
   RowSum<T> sum;
   sum.x = x_mC.const_data_ptr<T>();
-  sum.runs = runs.const_data_ptr<std::int64_t>();
+  sum.pointers = pointers.const_data_ptr<std::int64_t>();
+  sum.stride = lists.stride;
+  sum.drop_begin = lists.drop.drop_begin;
+  sum.drop_end = lists.drop.drop_end;
+  sum.groups = lists.groups;
   sum.index = index.const_data_ptr<std::int32_t>();
   sum.index_size = index.numel();
   sum.init = init_kC.defined() ? init_kC.const_data_ptr<T>() : nullptr;
@@ -51,7 +55,7 @@ void row_sum(const RowLists& lists, const at::Tensor& x_mC, std::int64_t limit,
              const at::Tensor& init_kC, const at::Tensor& out_kC, std::int64_t first,
              std::int64_t last) {
   TORCH_CHECK(x_mC.is_contiguous() && out_kC.is_contiguous() && x_mC.size(1) == out_kC.size(1) &&
-                  out_kC.size(0) == lists.rows() && last <= lists.rows(),
+                  out_kC.size(0) == lists.rows && last <= lists.rows,
               "row_sum: shapes do not fit");
   if (first >= last || x_mC.size(1) == 0) return;
   AT_DISPATCH_FLOATING_TYPES(x_mC.scalar_type(), "row_sum", [&] {

@@ -1,3 +1,4 @@
+// Shapes: n owned rows, t targets, k hubs, o own hubs, h halo rows, m = n + k + h, C columns.
 #include "graph/spmm.hpp"
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -12,82 +13,128 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// gx of an owned row: its own entries with owned columns, since that block is symmetric. Of a halo
-// row: the rows that use it.
-void transpose_owned(const at::Tensor& g_nC, const GraphPlan& plan, const at::Tensor& gx_mC) {
-  row_sum(plan.in_edges, g_nC, plan.owned, {}, gx_mC.narrow(0, 0, plan.owned), 0, plan.owned);
-}
-void transpose_halo(const at::Tensor& g_nC, const GraphPlan& plan, const at::Tensor& gx_mC) {
-  row_sum(plan.halo_uses, g_nC, plan.owned, {}, gx_mC.narrow(0, plan.owned, plan.halo_slots), 0,
-          plan.halo_slots);
-}
-void multiply(const at::Tensor& x_mC, const GraphPlan& plan, const at::Tensor& y_nC,
-              std::int64_t first, std::int64_t last) {
-  row_sum(plan.in_edges, x_mC, plan.owned + plan.halo_slots, {}, y_nC, first, last);
-}
-
-/// y = A·x; gx = Aᵀ·gy.
-struct Spmm : torch::autograd::Function<Spmm> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x_mC,
-                            const GraphPlan& plan) {
-    PlanContext::save(context, plan, nullptr);
-    at::Tensor y_nC = at::empty({plan.owned, x_mC.size(1)}, x_mC.options());
-    multiply(x_mC.contiguous(), plan, y_nC, 0, plan.owned);
-    return y_nC;
-  }
-  static variable_list backward(AutogradContext* context, variable_list grads) {
-    const GraphPlan& plan = PlanContext::load(context)->plan;
-    const at::Tensor g_nC = grads[0].contiguous();
-    at::Tensor gx_mC = at::empty({plan.owned + plan.halo_slots, g_nC.size(1)}, g_nC.options());
-    transpose_owned(g_nC, plan, gx_mC);
-    transpose_halo(g_nC, plan, gx_mC);
-    return {gx_mC, at::Tensor()};
-  }
+/// Factors (n, 1) of sources and of targets; undefined: 1.
+struct Scales {
+  at::Tensor right_n1, left_n1;
 };
 
-/// y = s⊙A·(s⊙x) with s = D^-1/2, rows of foreign nodes included; gx = s⊙Aᵀ·(s⊙gy). Rows without
-/// halo columns are computed while halo rows travel.
-struct PropagateSymmetric : torch::autograd::Function<PropagateSymmetric> {
+Scales scales_of(const GraphPlan& plan, Normalization normalization, const at::Tensor& like) {
+  const at::Tensor degree_n1 = plan.degree_n.unsqueeze(1).to(like.options());
+  switch (normalization) {
+    case Normalization::symmetric: {
+      const at::Tensor scale_n1 = degree_n1.rsqrt().masked_fill_(degree_n1 == 0, 0);
+      return {scale_n1, scale_n1};
+    }
+    case Normalization::mean:
+      return {{}, degree_n1.reciprocal().masked_fill_(degree_n1 == 0, 0)};
+    case Normalization::with_self_loops: {
+      const at::Tensor scale_n1 = (degree_n1 + 1).rsqrt();
+      return {scale_n1, scale_n1};
+    }
+  }
+  return {};
+}
+
+at::Tensor scaled(const at::Tensor& x_nC, const at::Tensor& scale_n1) {
+  return scale_n1.defined() ? x_nC * scale_n1.narrow(0, 0, x_nC.size(0)) : x_nC;
+}
+
+void scaled_into(const at::Tensor& x_nC, const at::Tensor& scale_n1, at::Tensor out_nC) {
+  if (scale_n1.defined()) {
+    at::mul_out(out_nC, x_nC, scale_n1.narrow(0, 0, x_nC.size(0)));
+  } else {
+    out_nC.copy_(x_nC);
+  }
+}
+
+// y_tC = A·x for an x_mC whose owned rows are filled.
+at::Tensor multiply(at::Tensor x_mC, const GraphPlan& plan, Communicator& world) {
+  const auto device = x_mC.device();
+  auto halo = HaloTransfer::forward(x_mC, plan, world);
+  const at::Tensor hub_rows_o = plan.hub_rows.to(device);
+  auto hubs = HubTransfer::gather(x_mC.index_select(0, hub_rows_o),
+                                  x_mC.narrow(0, plan.owned, plan.hubs), plan, world);
+  const at::Tensor partial_kC = at::empty({plan.hubs, x_mC.size(1)}, x_mC.options());
+  row_sum(plan.hub_in, x_mC, plan.owned, {}, partial_kC, 0, plan.hubs);
+  const at::Tensor own_oC = at::empty({hub_rows_o.size(0), x_mC.size(1)}, x_mC.options());
+  auto sums = HubTransfer::reduce(partial_kC, own_oC, plan, world);
+
+  at::Tensor y_tC = at::empty({plan.targets, x_mC.size(1)}, x_mC.options());
+  hubs.wait();
+  row_sum(plan.in_edges, x_mC, plan.sources(), {}, y_tC, 0, plan.interior);
+  halo.wait();
+  row_sum(plan.in_edges, x_mC, plan.sources(), {}, y_tC, plan.interior, plan.targets);
+  sums.wait();
+  const at::Tensor chosen = plan.hub_targets.to(device);
+  if (chosen.numel() > 0) {
+    y_tC.index_copy_(0, hub_rows_o.index_select(0, chosen), own_oC.index_select(0, chosen));
+  }
+  return y_tC;
+}
+
+// gx_nC = Aᵀ·g for a g_(t+k)C whose first t rows are filled.
+at::Tensor multiply_transposed(at::Tensor g_tkC, const GraphPlan& plan, Communicator& world) {
+  const auto device = g_tkC.device();
+  const std::int64_t width = g_tkC.size(1);
+  at::Tensor gx_mC = at::empty({plan.sources(), width}, g_tkC.options());
+  row_sum(plan.halo_uses, g_tkC, plan.targets, {},
+          gx_mC.narrow(0, plan.owned + plan.hubs, plan.halo_slots), 0, plan.halo_slots);
+  auto halo = HaloTransfer::adjoint(gx_mC, plan, world);
+  const at::Tensor hub_rows_o = plan.hub_rows.to(device), chosen = plan.hub_targets.to(device);
+  at::Tensor own_oC = at::zeros({hub_rows_o.size(0), width}, g_tkC.options());
+  if (chosen.numel() > 0) {
+    own_oC.index_copy_(0, chosen, g_tkC.index_select(0, hub_rows_o.index_select(0, chosen)));
+  }
+  auto hubs = HubTransfer::gather(own_oC, g_tkC.narrow(0, plan.targets, plan.hubs), plan, world);
+  const at::Tensor partial_kC = gx_mC.narrow(0, plan.owned, plan.hubs);
+  row_sum(plan.hub_out, g_tkC, plan.targets, {}, partial_kC, 0, plan.hubs);
+  const at::Tensor sums_oC = at::empty_like(own_oC);
+  auto sums = HubTransfer::reduce(partial_kC, sums_oC, plan, world);
+
+  const at::Tensor gx_nC = gx_mC.narrow(0, 0, plan.owned);
+  hubs.wait();
+  row_sum(plan.out_edges, g_tkC, plan.targets + plan.hubs, {}, gx_nC, 0, plan.owned);
+  halo.wait();
+  sums.wait();
+  if (sums_oC.size(0) > 0) gx_nC.index_add_(0, hub_rows_o, sums_oC);
+  return gx_nC;
+}
+
+/// y = l⊙(A·(r⊙x) + self·(r⊙x)); gx = r⊙(Aᵀ·(l⊙gy) + self·(l⊙gy)).
+struct Propagate : torch::autograd::Function<Propagate> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x_nC, const GraphPlan& plan,
-                            Communicator& world) {
+                            Communicator& world, Normalization normalization) {
     PlanContext::save(context, plan, &world);
-    const at::Tensor& scale_n1 = plan.scale.to(x_nC.device(), x_nC.scalar_type());
-    at::Tensor x_mC = at::empty({plan.owned + plan.halo_slots, x_nC.size(1)}, x_nC.options());
-    at::Tensor owned_nC = x_mC.narrow(0, 0, plan.owned);
-    at::mul_out(owned_nC, x_nC, scale_n1);
-    auto halo = HaloTransfer::forward(x_mC, plan, world);
-    at::Tensor y_nC = at::empty({plan.owned, x_nC.size(1)}, x_nC.options());
-    multiply(x_mC, plan, y_nC, 0, plan.interior);
-    halo.wait();
-    multiply(x_mC, plan, y_nC, plan.interior, plan.owned);
-    return y_nC.mul_(scale_n1);
+    context->saved_data["normalization"] = static_cast<std::int64_t>(normalization);
+    const Scales scales = scales_of(plan, normalization, x_nC);
+    at::Tensor x_mC = at::empty({plan.sources(), x_nC.size(1)}, x_nC.options());
+    scaled_into(x_nC, scales.right_n1, x_mC.narrow(0, 0, plan.owned));
+    at::Tensor y_tC = multiply(x_mC, plan, world);
+    if (normalization == Normalization::with_self_loops) y_tC.add_(x_mC.narrow(0, 0, plan.targets));
+    return y_tC.mul_(scales.left_n1.narrow(0, 0, plan.targets));
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = PlanContext::load(context);
     const GraphPlan& plan = saved->plan;
-    const at::Tensor& scale_n1 = plan.scale.to(grads[0].device(), grads[0].scalar_type());
-    const at::Tensor g_nC = (grads[0] * scale_n1).contiguous();
-    at::Tensor gx_mC = at::empty({plan.owned + plan.halo_slots, g_nC.size(1)}, g_nC.options());
-    transpose_halo(g_nC, plan, gx_mC);
-    auto halo = HaloTransfer::adjoint(gx_mC, plan, *saved->world);
-    transpose_owned(g_nC, plan, gx_mC);
-    halo.wait();
-    return {gx_mC.narrow(0, 0, plan.owned) * scale_n1, at::Tensor(), at::Tensor()};
+    const auto normalization =
+        static_cast<Normalization>(context->saved_data.at("normalization").toInt());
+    const Scales scales = scales_of(plan, normalization, grads[0]);
+    at::Tensor g_tkC = at::empty({plan.targets + plan.hubs, grads[0].size(1)}, grads[0].options());
+    scaled_into(grads[0], scales.left_n1, g_tkC.narrow(0, 0, plan.targets));
+    at::Tensor gx_nC = multiply_transposed(g_tkC, plan, *saved->world);
+    if (normalization == Normalization::with_self_loops)
+      gx_nC.narrow(0, 0, plan.targets).add_(g_tkC.narrow(0, 0, plan.targets));
+    return {scaled(gx_nC, scales.right_n1), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor spmm(const at::Tensor& x_mC, const GraphPlan& plan) {
-  TORCH_CHECK(x_mC.dim() == 2 && x_mC.size(0) == plan.owned + plan.halo_slots,
-              "spmm: ", x_mC.sizes(), " is not (", plan.owned + plan.halo_slots, ", C)");
-  return Spmm::apply(x_mC, plan);
-}
-
-at::Tensor propagate_symmetric(const at::Tensor& x_nC, const GraphPlan& plan, Communicator& world) {
-  TORCH_CHECK(x_nC.dim() == 2 && x_nC.size(0) == plan.owned, "propagate_symmetric: ", x_nC.sizes(),
+at::Tensor propagate(const at::Tensor& x_nC, const GraphPlan& plan, Communicator& world,
+                     Normalization normalization) {
+  TORCH_CHECK(x_nC.dim() == 2 && x_nC.size(0) == plan.owned, "propagate: ", x_nC.sizes(),
               " is not (", plan.owned, ", C)");
-  return PropagateSymmetric::apply(x_nC, plan, world);
+  return Propagate::apply(x_nC, plan, world, normalization);
 }
 
 }  // namespace graphlora

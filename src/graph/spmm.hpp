@@ -1,4 +1,5 @@
-// Sparse times dense over a plan: CPU here, CUDA in spmm.cu.
+// Propagation over a plan: sparse times dense, with the halo exchange and the hubs inside. CPU
+// here, the CUDA kernel in spmm.cu. Shapes: n owned rows, t targets, C columns.
 #pragma once
 #include <torch/types.h>
 
@@ -6,14 +7,19 @@
 
 namespace graphlora {
 
-/// y_nC[i] = Σ over entries (i, j) of the plan of x[j], x_(n+h)C being owned, then halo rows.
-/// Local. Differentiable; adjoint: gx[j] = Σ over rows i that use j of gy[i], in a fixed order,
-/// without atomics (owned columns by the symmetry of the owned block, halo columns by the plan's
-/// transposed lists).
-at::Tensor spmm(const at::Tensor& x_mC, const GraphPlan& plan);
+/// What the adjacency A is scaled with; D are the degrees in the graph in force.
+enum class Normalization {
+  symmetric,       ///< D^-1/2·A·D^-1/2, 0 rows for isolated nodes
+  mean,            ///< D^-1·A, 0 rows for isolated nodes
+  with_self_loops  ///< (D+I)^-1/2·(A+I)·(D+I)^-1/2
+};
 
-/// One propagation of LightGCN, S·x = D^-1/2·A·(D^-1/2·x): the right factor is applied by the owner
-/// before rows travel. Collective, differentiable.
-at::Tensor propagate_symmetric(const at::Tensor& x_nC, const GraphPlan& plan, Communicator& world);
+/// x_nC → y_tC, one propagation; right factors are applied by the owner before rows travel. Rows
+/// without halo columns are computed while halo rows travel. Collective. Differentiable; adjoint:
+/// gx[j] = Σ over targets i that use j of gy[i], in a fixed order, without atomics (owned columns
+/// by the plan's out_edges, halo columns by its transposed lists, hubs by the reverse pair of
+/// collectives). `plan` and `world` must outlive the graph of autograd.
+at::Tensor propagate(const at::Tensor& x_nC, const GraphPlan& plan, Communicator& world,
+                     Normalization normalization);
 
 }  // namespace graphlora

@@ -13,8 +13,11 @@ namespace graphlora {
 /// out[i] = init[i] + Σ over k in the two runs of row i of x[index[k]], rows of `width` numbers.
 template <class T>
 struct RowSum {
-  const T* x = nullptr;                ///< rows of `width`
-  const std::int64_t* runs = nullptr;  ///< 4 a row: [begin, end) of the first and second run
+  const T* x = nullptr;  ///< rows of `width`
+  /// `stride` a row: the runs are [p[0], p[drop_begin]) and [p[drop_end], p[groups]).
+  const std::int64_t* pointers = nullptr;
+  std::int64_t stride = 1;
+  int drop_begin = 1, drop_end = 1, groups = 1;
   const std::int32_t* index = nullptr;
   std::int64_t index_size = 0;
   const T* init = nullptr;  ///< null: zeros
@@ -58,9 +61,9 @@ GRAPHLORA_HOST_DEVICE inline void sum_row(const RowSum<T>& a, std::int64_t i, st
   if (a.init != nullptr) {
     for (int w = 0; w < W; ++w) sum[w] = a.init[i * a.width + column + w];
   }
-  const std::int64_t* run = a.runs + 4 * i;
-  add_run<W>(a, run[0], run[1], column, sum);
-  add_run<W>(a, run[2], run[3], column, sum);
+  const std::int64_t* p = a.pointers + i * a.stride;
+  add_run<W>(a, p[0], p[a.drop_begin], column, sum);
+  add_run<W>(a, p[a.drop_end], p[a.groups], column, sum);
   for (int w = 0; w < W; ++w) a.out[i * a.width + column + w] = sum[w];
 }
 

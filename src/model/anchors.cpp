@@ -5,21 +5,40 @@
 #include <algorithm>
 #include <functional>
 
+#include "core/tensor_view.hpp"
+
 namespace graphlora {
 
 /// What backward needs of the last forward.
 struct AnchorStage::Step {
+  explicit Step(GatherPlan rows) : gather(std::move(rows)) {}
   GatherPlan gather;
   at::Tensor known_A1;            // 0 at anchors treated as unknown
   at::Tensor g_Sr, z_Sr;          // leaf at the owner, and its normalization
   at::Tensor e_AD, projected_AH;  // leaf at the asking rank, and the projector's output
   AnchorRows rows;
-  std::int64_t owned;
+  std::shared_ptr<const GraphPlan> plan;  // of all nodes
+  Frontier frontier;                      // its layers, in frontier mode
+  LayerPlans layers;
+  at::Tensor place_S;  // rows of the GNN's result that were picked
+  std::int64_t targets = 0;
 };
 
 AnchorStage::AnchorStage(ProcessGrid& grid, const NodeMap& map, const Shard& shard,
-                         const EmbeddingTable& table, Gnn* gnn, Projector* projector)
-    : grid_(grid), map_(map), shard_(shard), table_(table), gnn_(gnn), projector_(projector) {}
+                         const EmbeddingTable& table, Gnn* gnn, Projector* projector,
+                         const GnnConfig& config)
+    : grid_(grid),
+      map_(map),
+      shard_(shard),
+      table_(table),
+      gnn_(gnn),
+      projector_(projector),
+      hops_(config.hops) {
+  const bool frontier =
+      config.mode == "frontier" || (config.mode == "auto" && config.type != "lightgcn");
+  if (gnn_ != nullptr && frontier)
+    frontiers_ = std::make_unique<FrontierBuilder>(shard_, grid_.world());
+}
 
 AnchorStage::~AnchorStage() = default;
 
@@ -32,8 +51,7 @@ at::Tensor AnchorStage::picked_rows(const GatherPlan& gather, const at::Tensor& 
 AnchorRows AnchorStage::forward(const CutView& view, std::span<const std::int64_t> nodes,
                                 std::span<const std::uint8_t> unknown) {
   if (gnn_ == nullptr && projector_ == nullptr) return {};
-  step_.reset(new Step{
-      GatherPlan(grid_.world(), map_, nodes), {}, {}, {}, {}, {}, {}, table_.weight_nD.size(0)});
+  step_ = std::make_unique<Step>(GatherPlan(grid_.world(), map_, nodes));
   Step& step = *step_;
   at::Tensor known_A1 = at::empty({static_cast<std::int64_t>(nodes.size()), 1}, at::kDouble);
   std::transform(unknown.begin(), unknown.end(), known_A1.mutable_data_ptr<double>(),
@@ -41,12 +59,25 @@ AnchorRows AnchorStage::forward(const CutView& view, std::span<const std::int64_
   step.known_A1 = known_A1.to(table_.weight_nD.scalar_type());
 
   if (gnn_ != nullptr) {
-    const auto plan = shard_.plan(view);
-    const at::Tensor g_nr =
-        gnn_->forward(*plan, grid_.world(), table_.weight_nD, /*training=*/true);
+    step.plan = shard_.plan(view);
+    const at::Tensor& rows_S = step.gather.send_rows();
+    at::Tensor e_nD = table_.weight_nD, degree_n = step.plan->degree_n;
+    if (frontiers_ != nullptr) {
+      step.frontier =
+          frontiers_->build(*step.plan, values_of<std::int64_t>(rows_S), gnn_->layers(), hops_);
+      for (const GraphPlan& layer : step.frontier.layers) step.layers.push_back(&layer);
+      e_nD = e_nD.index_select(0, step.frontier.rows_f);
+      degree_n = step.frontier.degree_f;
+      step.place_S = step.frontier.place_S;
+    } else {
+      step.layers.assign(static_cast<std::size_t>(gnn_->layers()), step.plan.get());
+      step.place_S = rows_S;
+    }
+    const at::Tensor g_tr = gnn_->forward(step.layers, grid_.world(), e_nD, /*training=*/true);
+    step.targets = g_tr.size(0);
     const at::AutoGradMode mode(true);
-    step.g_Sr = g_nr.index_select(0, step.gather.send_rows()).set_requires_grad(true);
-    step.z_Sr = normalize_rows(step.g_Sr, plan->degree_n.index_select(0, step.gather.send_rows()));
+    step.g_Sr = g_tr.index_select(0, step.place_S).set_requires_grad(true);
+    step.z_Sr = normalize_rows(step.g_Sr, degree_n.index_select(0, step.place_S));
   }
   const at::Tensor picked =
       picked_rows(step.gather, step.z_Sr.defined() ? step.z_Sr.detach() : step.z_Sr);
@@ -83,27 +114,58 @@ EmbeddingGradient AnchorStage::backward() {
   const at::Tensor home =
       step.gather.adjoint(at::cat(parts, 1).mul_(step.known_A1), Traffic::anchors);
 
+  // Rows of E that few anchors need, with repeats: the projector's, and a frontier's.
+  std::vector<at::Tensor> sparse_rows, sparse_values;
   std::int64_t width = 0;
   if (projector_ != nullptr) {
     width = table_.weight_nD.size(1);
-    gradient.set_sparse(step.gather.send_rows(), home.slice(1, 0, width));
+    sparse_rows.push_back(step.gather.send_rows());
+    sparse_values.push_back(home.slice(1, 0, width));
   }
   if (gnn_ != nullptr) {
     torch::autograd::backward({step.z_Sr}, {home.slice(1, width, home.size(1))});
-    at::Tensor grad_g_nr =
-        at::zeros({step.owned, step.g_Sr.size(1)}, step.g_Sr.options().requires_grad(false));
-    grad_g_nr.index_add_(0, step.gather.send_rows(), step.g_Sr.grad());
-    gnn_->backward(grad_g_nr, gradient);
+    at::Tensor grad_g_tr =
+        at::zeros({step.targets, step.g_Sr.size(1)}, step.g_Sr.options().requires_grad(false));
+    grad_g_tr.index_add_(0, step.place_S, step.g_Sr.grad());
+    gnn_->backward(grad_g_tr, gradient);
+    if (frontiers_ != nullptr) {
+      sparse_rows.push_back(step.frontier.rows_f);
+      sparse_values.push_back(gradient.low_rank_nr.defined()
+                                  ? at::mm(gradient.low_rank_nr, gradient.factor_rD)
+                                  : gradient.dense_nD);
+      gradient = {};
+    }
   }
+  if (!sparse_rows.empty()) gradient.set_sparse(at::cat(sparse_rows), at::cat(sparse_values));
   step_.reset();
   return gradient;
+}
+
+std::int64_t AnchorStage::predicted_bytes(const CutView& view,
+                                          std::span<const std::int64_t> nodes) {
+  if (gnn_ == nullptr) return 0;
+  // Of each layer's source rows: its input, sums, product and their gradients.
+  constexpr std::int64_t kTensorsPerLayer = 6;
+  const GatherPlan gather(grid_.world(), map_, nodes);
+  const auto plan = shard_.plan(view);
+  std::int64_t rows = 0;
+  if (frontiers_ != nullptr) {
+    const Frontier frontier = frontiers_->build(*plan, values_of<std::int64_t>(gather.send_rows()),
+                                                gnn_->layers(), hops_);
+    for (const GraphPlan& layer : frontier.layers) rows += layer.sources();
+  } else {
+    rows = plan->sources() * gnn_->layers();
+  }
+  return rows * kTensorsPerLayer * gnn_->width() *
+         static_cast<std::int64_t>(table_.weight_nD.element_size());
 }
 
 at::Tensor AnchorStage::node_z() {
   if (gnn_ == nullptr) return {};
   const at::NoGradGuard guard;
   const auto plan = shard_.plan(shard_.cut().full_view());
-  return normalize_rows(gnn_->forward(*plan, grid_.world(), table_.weight_nD, /*training=*/false),
+  const LayerPlans layers(static_cast<std::size_t>(gnn_->layers()), plan.get());
+  return normalize_rows(gnn_->forward(layers, grid_.world(), table_.weight_nD, /*training=*/false),
                         plan->degree_n);
 }
 

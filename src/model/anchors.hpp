@@ -7,6 +7,7 @@
 #include <span>
 
 #include "dist/process_grid.hpp"
+#include "graph/frontier.hpp"
 #include "graph/gather_rows.hpp"
 #include "graph/shard.hpp"
 #include "model/embedding_table.hpp"
@@ -18,9 +19,11 @@ namespace graphlora {
 
 class AnchorStage {
  public:
-  /// `gnn` and `projector` may be null. All are kept by reference.
+  /// `gnn` and `projector` may be null. All are kept by reference. `config` says whether training
+  /// computes all nodes or only the anchors' neighbourhood, and how far that reaches.
   AnchorStage(ProcessGrid& grid, const NodeMap& map, const Shard& shard,
-              const EmbeddingTable& table, Gnn* gnn, Projector* projector);
+              const EmbeddingTable& table, Gnn* gnn, Projector* projector,
+              const GnnConfig& config = {});
   ~AnchorStage();
 
   /// Rows for the anchors `nodes` of this rank's examples under `view`; unknown[i] != 0 zeroes E
@@ -31,6 +34,12 @@ class AnchorStage {
   /// From the leaves' gradients: projector and GNN gradients into their parameters, E's as
   /// returned. Collective.
   EmbeddingGradient backward();
+
+  /// Whether training steps compute a frontier instead of all nodes.
+  bool frontier() const { return frontiers_ != nullptr; }
+  /// Bytes that the GNN of a step with these anchors keeps on this rank, predicted from the rows of
+  /// its layers. Collective.
+  std::int64_t predicted_bytes(const CutView& view, std::span<const std::int64_t> nodes);
 
   /// Runs the GNN over all training positives once; `infer` then serves rows from it without
   /// gradients. Call again after parameters moved. Collective, as is `infer`.
@@ -51,6 +60,8 @@ class AnchorStage {
   const EmbeddingTable& table_;
   Gnn* gnn_;
   Projector* projector_;
+  std::int64_t hops_;
+  std::unique_ptr<FrontierBuilder> frontiers_;
   std::unique_ptr<Step> step_;
   at::Tensor inference_z_nr_;
 };

@@ -4,6 +4,12 @@
 #include <span>
 
 namespace graphlora {
+namespace {
+
+// Rows whose squared norm is taken at once: bounds the temporaries.
+constexpr std::int64_t kNormRows = 4096;
+
+}  // namespace
 
 void EmbeddingGradient::set_sparse(const at::Tensor& rows_S, const at::Tensor& values_SD) {
   const auto [sorted, order] =
@@ -16,22 +22,41 @@ void EmbeddingGradient::set_sparse(const at::Tensor& rows_S, const at::Tensor& v
 }
 
 double EmbeddingGradient::squared_norm() const {
-  at::Tensor sum = at::zeros({}, at::kDouble);
+  double sum = 0;
+  if (dense_nD.defined()) {
+    const std::int64_t n = dense_nD.size(0);
+    const at::Tensor buffer_bD =
+        at::empty({std::min(kNormRows, n), dense_nD.size(1)}, dense_nD.options());
+    for (std::int64_t begin = 0; begin < n; begin += kNormRows) {
+      const std::int64_t end = std::min(begin + kNormRows, n);
+      at::Tensor rows_bD = buffer_bD.slice(0, 0, end - begin);
+      rows(begin, end, rows_bD);
+      sum += rows_bD.square_().sum(at::kDouble).item<double>();
+    }
+    return sum;
+  }
   if (low_rank_nr.defined()) {
     const at::Tensor gram_rr = at::mm(factor_rD, factor_rD.t());
-    sum = sum + (at::mm(low_rank_nr, gram_rr) * low_rank_nr).sum(at::kDouble);
+    const std::int64_t n = low_rank_nr.size(0);
+    for (std::int64_t begin = 0; begin < n; begin += kNormRows) {
+      const at::Tensor p_br = low_rank_nr.slice(0, begin, std::min(begin + kNormRows, n));
+      sum += (at::mm(p_br, gram_rr) * p_br).sum(at::kDouble).item<double>();
+    }
     if (sparse_rows_S.defined()) {
       const at::Tensor p_Sr = low_rank_nr.index_select(0, sparse_rows_S);
-      sum = sum + 2 * (at::mm(p_Sr, factor_rD) * sparse_SD).sum(at::kDouble);
+      sum += 2 * (at::mm(p_Sr, factor_rD) * sparse_SD).sum(at::kDouble).item<double>();
     }
   }
-  if (sparse_SD.defined()) sum = sum + sparse_SD.square().sum(at::kDouble);
-  return sum.item<double>();
+  if (sparse_SD.defined()) sum += sparse_SD.square().sum(at::kDouble).item<double>();
+  return sum;
 }
 
 void EmbeddingGradient::rows(std::int64_t begin, std::int64_t end, at::Tensor& out) const {
   if (low_rank_nr.defined()) {
     at::mm_out(out, low_rank_nr.slice(0, begin, end), factor_rD);
+    if (dense_nD.defined()) out.add_(dense_nD.slice(0, begin, end));
+  } else if (dense_nD.defined()) {
+    out.copy_(dense_nD.slice(0, begin, end));
   } else {
     out.zero_();
   }
@@ -47,6 +72,7 @@ void EmbeddingGradient::rows(std::int64_t begin, std::int64_t end, at::Tensor& o
 
 void EmbeddingGradient::scale_(double factor) {
   if (low_rank_nr.defined()) low_rank_nr.mul_(factor);
+  if (dense_nD.defined()) dense_nD.mul_(factor);
   if (sparse_SD.defined()) sparse_SD.mul_(factor);
 }
 

@@ -1,18 +1,40 @@
-// Shapes: n owned rows, D = d_e, r rank, S sparse rows, b rows of a block.
+// Shapes: n owned rows, D = d_e, W padded D, r rank, S sparse rows.
 #include "train/optimizer.hpp"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "core/error.hpp"
+#include "model/simd.hpp"
+#include "model/small_matmul.hpp"
 
 namespace graphlora {
 namespace {
 
+using simd::kLanes;
+using simd::Vec;
+
 constexpr std::int64_t kElementsPerTask = 1 << 14;
-constexpr std::int64_t kRowsPerBlock = 64;
+// A tile of the embedding's gradient stays in the first-level cache, a piece of W in the second.
+constexpr std::int64_t kTileRows = 4, kTileColumns = 512;
+// Up to this rank a tile is one row, so that arithmetic and memory take turns often: measured
+// faster. Beyond, four rows share what is read of W.
+constexpr std::int64_t kOneRowRank = 16;
+constexpr std::int64_t kRowsPerTask = 16 * kTileRows;
+// Elements asked for before they are needed: hardware stops at every page, and while a tile is
+// made.
+template <class T>
+constexpr std::int64_t kAhead = 2048 / sizeof(T);
+
+template <class V>
+GRAPHLORA_INLINE V square_root(V v) {
+  V root;
+  for (std::size_t i = 0; i < sizeof(v) / sizeof(v[0]); ++i) root[i] = std::sqrt(v[i]);
+  return root;
+}
 
 /// One step's scalars of AdamW as torch.optim.AdamW has it:
 ///   p ← p·(1 − lr·wd);  m ← m + (1 − β1)(g − m);  v ← β2·v + (1 − β2)·g²
@@ -20,8 +42,10 @@ constexpr std::int64_t kRowsPerBlock = 64;
 template <class T>
 struct AdamW {
   T keep, lerp1, beta2, one_minus_beta2, step_size, inverse_root_correction2, epsilon;
+  T *p, *m, *v;
 
-  AdamW(const OptimizerConfig& config, double lr, double weight_decay, std::int64_t updates)
+  AdamW(const OptimizerConfig& config, double lr, double weight_decay, std::int64_t updates, T* p,
+        T* m, T* v)
       : keep(static_cast<T>(1 - lr * weight_decay)),
         lerp1(static_cast<T>(1 - config.beta1)),
         beta2(static_cast<T>(config.beta2)),
@@ -29,22 +53,92 @@ struct AdamW {
         step_size(static_cast<T>(lr / (1 - std::pow(config.beta1, static_cast<double>(updates))))),
         inverse_root_correction2(static_cast<T>(
             1 / std::sqrt(1 - std::pow(config.beta2, static_cast<double>(updates))))),
-        epsilon(static_cast<T>(config.epsilon)) {}
+        epsilon(static_cast<T>(config.epsilon)),
+        p(p),
+        m(m),
+        v(v) {}
 
-  void operator()(T* __restrict p, T* __restrict m, T* __restrict v, const T* __restrict g,
-                  std::int64_t count) const {
-    for (std::int64_t i = 0; i < count; ++i) {
-      m[i] += lerp1 * (g[i] - m[i]);
-      v[i] = beta2 * v[i] + one_minus_beta2 * g[i] * g[i];
-      p[i] =
-          keep * p[i] - step_size * m[i] / (std::sqrt(v[i]) * inverse_root_correction2 + epsilon);
+  /// Elements [at, at + count) by `count` gradients; the same bits for an element wherever it
+  /// stands.
+  GRAPHLORA_INLINE void operator()(std::int64_t at, const T* g, std::int64_t count) const {
+    for (std::int64_t i = 0; i < count; i += kLanes<T>) {
+      const std::int64_t k = at + i, left = count - i;
+      for (const T* next : {p, m, v}) __builtin_prefetch(next + k + kAhead<T>, 1, 3);
+      const Vec<T> gradient = simd::load(g + i, left), mean = simd::load(m + k, left);
+      const Vec<T> new_mean = mean + lerp1 * (gradient - mean);
+      const Vec<T> square =
+          beta2 * simd::load(v + k, left) + one_minus_beta2 * (gradient * gradient);
+      const Vec<T> step =
+          step_size * new_mean / (square_root(square) * inverse_root_correction2 + epsilon);
+      simd::store(m + k, new_mean, left);
+      simd::store(v + k, square, left);
+      simd::store(p + k, keep * simd::load(p + k, left) - step, left);
     }
   }
 };
 
 template <class T>
-void sgd(T* __restrict p, const T* __restrict g, T lr, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) p[i] -= lr * g[i];
+struct Sgd {
+  T lr;
+  T* p;
+  GRAPHLORA_INLINE void operator()(std::int64_t at, const T* g, std::int64_t count) const {
+    for (std::int64_t i = 0; i < count; i += kLanes<T>) {
+      const std::int64_t k = at + i, left = count - i;
+      simd::store(p + k, simd::load(p + k, left) - lr * simd::load(g + i, left), left);
+    }
+  }
+};
+
+template <class T, class Update>
+GRAPHLORA_CLONES void update_elements(const Update& update, const T* g, std::int64_t begin,
+                                      std::int64_t end) {
+  update(begin, g + begin, end - begin);
+}
+
+/// EmbeddingGradient as the fused pass reads it; absent parts are null or empty.
+template <class T>
+struct GradientParts {
+  std::int64_t width = 0, rank = 0, padded = 0;
+  const T* low_rank_nr = nullptr;
+  const T* factor_rW = nullptr;  // zeros from D on
+  const T* dense_nD = nullptr;
+  std::span<const std::int64_t> sparse_rows_S;
+  const T* sparse_SD = nullptr;
+};
+
+/// Adds `from` to the first `count` elements of `to`, which has room for whole vectors.
+template <class T>
+GRAPHLORA_INLINE void add_to(T* to, const T* from, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += kLanes<T>)
+    simd::store(to + i, simd::load(to + i) + simd::load(from + i, count - i));
+}
+
+/// One pass over rows [begin, end) of E and its moments: the gradient is made tile by tile. What a
+/// row gets does not depend on the rows beside it.
+template <class T, class Update>
+GRAPHLORA_CLONES void update_rows(const GradientParts<T>& g, const Update& update,
+                                  std::int64_t begin, std::int64_t end) {
+  alignas(64) T tile[kTileRows * kTileColumns];
+  const std::int64_t tile_rows = g.rank <= kOneRowRank ? 1 : kTileRows;
+  for (std::int64_t row = begin; row < end; row += tile_rows) {
+    const std::int64_t rows = std::min(tile_rows, end - row);
+    const auto sparse_begin = std::lower_bound(g.sparse_rows_S.begin(), g.sparse_rows_S.end(), row);
+    for (std::int64_t column = 0; column < g.width; column += kTileColumns) {
+      const std::int64_t columns = std::min(kTileColumns, g.width - column);
+      simd::matmul(rows, simd::padded<T>(columns), g.rank, g.low_rank_nr + row * g.rank, g.rank,
+                   std::int64_t{1}, g.factor_rW + column, g.padded, tile, kTileColumns, false);
+      if (g.dense_nD != nullptr) {
+        for (std::int64_t i = 0; i < rows; ++i)
+          add_to(tile + i * kTileColumns, g.dense_nD + (row + i) * g.width + column, columns);
+      }
+      for (auto s = sparse_begin; s != g.sparse_rows_S.end() && *s < row + rows; ++s) {
+        add_to(tile + (*s - row) * kTileColumns,
+               g.sparse_SD + (s - g.sparse_rows_S.begin()) * g.width + column, columns);
+      }
+      for (std::int64_t i = 0; i < rows; ++i)
+        update((row + i) * g.width + column, tile + i * kTileColumns, columns);
+    }
+  }
 }
 
 }  // namespace
@@ -82,18 +176,19 @@ void Optimizer::step(double factor, const std::function<std::int64_t(const Param
     const double lr = config_.rate(parameter.placement) * factor;
     AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), "optimizer_step", [&] {
       const at::Tensor g = gradient.defined() ? gradient : at::zeros_like(value);
-      const scalar_t* gp = g.const_data_ptr<scalar_t>();
+      const auto apply = [&](const auto& update) {
+        at::parallel_for(0, value.numel(), kElementsPerTask, [&](std::int64_t a, std::int64_t b) {
+          update_elements(update, g.const_data_ptr<scalar_t>(), a, b);
+        });
+      };
       scalar_t* p = value.mutable_data_ptr<scalar_t>();
       if (config_.type == "sgd") {
-        sgd(p, gp, static_cast<scalar_t>(lr), value.numel());
-        return;
+        apply(Sgd<scalar_t>{static_cast<scalar_t>(lr), p});
+      } else {
+        apply(AdamW<scalar_t>(config_, lr, parameter.decay ? config_.weight_decay : 0, count, p,
+                              states_[i].exp_avg.template mutable_data_ptr<scalar_t>(),
+                              states_[i].exp_avg_sq.template mutable_data_ptr<scalar_t>()));
       }
-      scalar_t* m = states_[i].exp_avg.mutable_data_ptr<scalar_t>();
-      scalar_t* v = states_[i].exp_avg_sq.mutable_data_ptr<scalar_t>();
-      const AdamW<scalar_t> update(config_, lr, parameter.decay ? config_.weight_decay : 0, count);
-      at::parallel_for(0, value.numel(), kElementsPerTask, [&](std::int64_t a, std::int64_t b) {
-        update(p + a, m + a, v + a, gp + a, b - a);
-      });
     });
   }
 }
@@ -111,30 +206,51 @@ void Optimizer::step_embedding(EmbeddingTable& table, const EmbeddingGradient& g
   const double lr = config_.embedding_rate() * factor;
   if (lr == 0) return;
   const std::int64_t rows = weight_nD.size(0), width = weight_nD.size(1);
-  const std::int64_t blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock;
+  if (rows == 0) return;
   AT_DISPATCH_FLOATING_TYPES(weight_nD.scalar_type(), "step_embedding", [&] {
+    const auto check = [&](const at::Tensor& tensor, at::IntArrayRef sizes, const char* part) {
+      TORCH_CHECK(tensor.sizes() == sizes && tensor.scalar_type() == weight_nD.scalar_type(),
+                  "gradient of the embedding table: the ", part, " part has shape ", tensor.sizes(),
+                  " and type ", tensor.scalar_type());
+      return tensor.contiguous();
+    };
+    GradientParts<scalar_t> parts;
+    parts.width = width;
+    at::Tensor low_rank_nr, factor_rW, dense_nD, sparse_rows_S, sparse_SD;  // kept alive
+    if (gradient.low_rank_nr.defined()) {
+      parts.rank = gradient.factor_rD.size(0);
+      parts.padded = simd::padded<scalar_t>(width);
+      low_rank_nr = check(gradient.low_rank_nr, {rows, parts.rank}, "low-rank");
+      factor_rW = at::constant_pad_nd(
+          check(gradient.factor_rD, {parts.rank, width}, "factor of the low-rank"),
+          {0, parts.padded - width});
+      parts.low_rank_nr = low_rank_nr.const_data_ptr<scalar_t>();
+      parts.factor_rW = factor_rW.const_data_ptr<scalar_t>();
+    }
+    if (gradient.dense_nD.defined()) {
+      dense_nD = check(gradient.dense_nD, {rows, width}, "dense");
+      parts.dense_nD = dense_nD.const_data_ptr<scalar_t>();
+    }
+    if (gradient.sparse_rows_S.defined()) {
+      sparse_rows_S = gradient.sparse_rows_S.contiguous();
+      sparse_SD = check(gradient.sparse_SD, {sparse_rows_S.numel(), width}, "sparse");
+      parts.sparse_rows_S = {sparse_rows_S.const_data_ptr<std::int64_t>(),
+                             static_cast<std::size_t>(sparse_rows_S.numel())};
+      parts.sparse_SD = sparse_SD.const_data_ptr<scalar_t>();
+    }
+    const auto apply = [&](const auto& update) {
+      at::parallel_for(0, rows, kRowsPerTask, [&](std::int64_t begin, std::int64_t end) {
+        update_rows(parts, update, begin, end);
+      });
+    };
     scalar_t* p = weight_nD.mutable_data_ptr<scalar_t>();
-    scalar_t* m = adamw ? table.exp_avg_nD.mutable_data_ptr<scalar_t>() : nullptr;
-    scalar_t* v = adamw ? table.exp_avg_sq_nD.mutable_data_ptr<scalar_t>() : nullptr;
-    const AdamW<scalar_t> update(config_, lr, 0, updates);
-    at::parallel_for(0, blocks, 1, [&](std::int64_t first, std::int64_t last) {
-      const at::NoGradGuard no_grad_on_this_thread;
-      const at::Tensor buffer_bD =
-          at::empty({std::min(kRowsPerBlock, rows), width}, weight_nD.options());
-      for (std::int64_t block = first; block < last; ++block) {
-        const std::int64_t begin = block * kRowsPerBlock;
-        const std::int64_t end = std::min(begin + kRowsPerBlock, rows);
-        at::Tensor g = buffer_bD.slice(0, 0, end - begin);
-        gradient.rows(begin, end, g);
-        const scalar_t* gp = g.const_data_ptr<scalar_t>();
-        const std::int64_t at = begin * width, count = (end - begin) * width;
-        if (adamw) {
-          update(p + at, m + at, v + at, gp, count);
-        } else {
-          sgd(p + at, gp, static_cast<scalar_t>(lr), count);
-        }
-      }
-    });
+    if (adamw) {
+      apply(AdamW<scalar_t>(config_, lr, 0, updates, p,
+                            table.exp_avg_nD.mutable_data_ptr<scalar_t>(),
+                            table.exp_avg_sq_nD.mutable_data_ptr<scalar_t>()));
+    } else {
+      apply(Sgd<scalar_t>{static_cast<scalar_t>(lr), p});
+    }
   });
 }
 

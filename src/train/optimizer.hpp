@@ -33,8 +33,10 @@ class Optimizer {
   /// `updates`: how many updates of this parameter there are with this one (bias correction); 0: it
   /// stays as it is. Gradients are then dropped. Local.
   void step(double factor, const std::function<std::int64_t(const Parameter&)>& updates);
-  /// Per-element AdamW without decay for every owned row (or sgd), in one pass over blocks of rows;
-  /// no n x D temporary. `updates`: how many there are with this one (bias correction), from 1.
+  /// Per-element AdamW without decay for every owned row (or sgd), in one pass over E and its
+  /// moments that makes the gradient as it goes; no n x D temporary. A row's bits depend on that
+  /// row and its gradient alone. `updates`: how many there are with this one (bias correction),
+  /// from 1. Local.
   void step_embedding(EmbeddingTable& table, const EmbeddingGradient& gradient,
                       std::int64_t updates, double factor) const;
 

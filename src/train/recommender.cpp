@@ -44,7 +44,12 @@ nlohmann::json to_json(const ModelConfig& c) {
            {{"layers", c.lora.inject_layers},
             {"lambda_lora", c.lora.lambda_lora},
             {"lambda_gnn", c.lora.lambda_gnn}}},
-          {"gnn", {{"type", c.gnn.type}, {"layers", c.gnn.layers}, {"init", c.gnn.init}}},
+          {"gnn",
+           {{"type", c.gnn.type},
+            {"layers", c.gnn.layers},
+            {"hidden", c.gnn.hidden},
+            {"heads", c.gnn.heads},
+            {"init", c.gnn.init}}},
           {"projector", {{"type", c.projector}, {"middle", c.projector_middle}}},
           {"score", c.score},
           {"prompt",
@@ -74,6 +79,8 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
     const auto& gnn = json.at("gnn");
     gnn.at("type").get_to(c.gnn.type);
     gnn.at("layers").get_to(c.gnn.layers);
+    gnn.at("hidden").get_to(c.gnn.hidden);
+    gnn.at("heads").get_to(c.gnn.heads);
     gnn.at("init").get_to(c.gnn.init);
     json.at("projector").at("type").get_to(c.projector);
     json.at("projector").at("middle").get_to(c.projector_middle);
@@ -92,7 +99,7 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
     if (!valid)
       throw DataError("{}: the model's {} is damaged: not a value it can have", where, key);
   };
-  const auto one_of = [](const std::string& value, std::initializer_list<const char*> values) {
+  const auto one_of = [](const std::string& value, const std::vector<std::string>& values) {
     return std::find(values.begin(), values.end(), value) != values.end();
   };
   const auto within = [](auto value, auto least, auto most) {
@@ -107,8 +114,10 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
             "lora.targets");
   require(within(c.lora.lambda_lora, -1e3, 1e3), "inject.lambda_lora");
   require(within(c.lora.lambda_gnn, -1e3, 1e3), "inject.lambda_gnn");
-  require(one_of(c.gnn.type, {"lightgcn", "none"}), "gnn.type");
-  require(within(c.gnn.layers, 0, 64), "gnn.layers");
+  require(one_of(c.gnn.type, kGnnTypes), "gnn.type");
+  require(within(c.gnn.layers, -1, 64), "gnn.layers");
+  require(within(c.gnn.hidden, 0, kMaxGnnHidden), "gnn.hidden");
+  require(within(c.gnn.heads, 1, kMaxGnnHeads), "gnn.heads");
   require(one_of(c.gnn.init, {"pca", "random"}), "gnn.init");
   require(one_of(c.projector, {"mlp", "none"}), "projector.type");
   require(within(c.projector_middle, 0, kMaxProjectorMiddle), "projector.middle");
@@ -166,6 +175,12 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
     config_.lora.inject_layers =
         parse_layers(config_.gnn.type == "none" ? "none" : config_.inject_layers, llama.layers);
     config_.gnn.rank = config_.lora.rank;
+    config_.gnn = resolved(config_.gnn, width);
+    if (config_.gnn.type == "gat" && workspace_.shard->hub_count() > 0) {
+      throw ConfigError(
+          "--gnn.type gat cannot run on a partition with hubs, since its softmax needs all of a "
+          "node's edges in one place; give --partition.hubs 0");
+    }
     if (config_.projector_middle < 0 || config_.projector_middle > kMaxProjectorMiddle) {
       throw ConfigError("--projector.middle {}: must be from 0 to {}", config_.projector_middle,
                         kMaxProjectorMiddle);
@@ -183,7 +198,7 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
                                     precision.parameter, config_.seed);
   }
   anchors_ = std::make_unique<AnchorStage>(*workspace_.grid, *workspace_.map, *workspace_.shard,
-                                           table_, gnn_.get(), projector_.get());
+                                           table_, gnn_.get(), projector_.get(), config_.gnn);
   parameters_ = llm_->adapters().parameters();
   if (projector_)
     parameters_.insert(parameters_.end(), projector_->parameters().begin(),

@@ -210,6 +210,71 @@ TEST(LineReader, LongFilesAcrossItsBuffer) {
   EXPECT_EQ(reader.line(), 401);
 }
 
+/// Reads with `limit` bad lines allowed; the message of the error, if there is one.
+std::string read_with_limit(const TemporaryDirectory& folder, const std::string& format,
+                            const std::string& input, std::int64_t limit, RawRatings& raw) {
+  try {
+    raw = find_format(format).read({.input = input.empty() ? folder.path() : folder / input,
+                                    .progress = false,
+                                    .max_bad_lines = limit});
+    return {};
+  } catch (const DataError& error) {
+    return error.what();
+  }
+}
+
+TEST(BadLines, ArePassedOverUpToTheLimit) {
+  TemporaryDirectory folder;
+  const std::string huge(3 * LineReader::kMaxLine, 'x');
+  folder.write("in.csv", "user,item,rating,time\na,x,5,1\na,x,bad,1\n" + huge +
+                             "\nb,y,4,2\n\"a\"b,x,1,3\nb,z,1,noon\n,z,1,3\nb\nc,z,3,4\n" + huge);
+  RawRatings raw;
+  for (const std::int64_t limit : {7, 100}) {
+    EXPECT_EQ(read_with_limit(folder, "csv", "in.csv", limit, raw), "");
+    EXPECT_EQ(lines_of(raw), (Lines{"a x 5 1 ", "b y 4 2 ", "c z 3 4 "}));
+    EXPECT_EQ(raw.bad_lines.count(), 7);
+    const auto& examples = raw.bad_lines.examples();
+    ASSERT_EQ(examples.size(), BadLines::kExamples);
+    const std::string file = folder / "in.csv";
+    EXPECT_TRUE(examples[0].starts_with(file + ":3: the rating 'bad'")) << examples[0];
+    EXPECT_TRUE(examples[1].starts_with(file + ":4: the line is longer")) << examples[1];
+    EXPECT_TRUE(examples[2].starts_with(file + ":6: column 1: text stands")) << examples[2];
+    EXPECT_TRUE(examples[4].starts_with(file + ":8: the user id is empty")) << examples[4];
+    // No id of a bad line is kept.
+    EXPECT_EQ(raw.users.size(), 3);
+    EXPECT_EQ(raw.items.size(), 3);
+  }
+  const std::string text = read_with_limit(folder, "csv", "in.csv", 6, raw);
+  EXPECT_TRUE(text.starts_with((folder / "in.csv").string() + ":11: ")) << text;
+  EXPECT_NE(text.find("malformed line 7, --max-bad-lines allows 6"), std::string::npos) << text;
+}
+
+TEST(BadLines, CountOverAllFilesOfEveryFormat) {
+  TemporaryDirectory folder;
+  write_all(folder, {{"u.data", "1\t1\t5\t1\n1\t1\n"},
+                     {"u.item", "1|One|\nx|Two|\n"},
+                     {"ratings.dat", "1::1::5::1\nx\n"},
+                     {"movies.dat", "1::One\n1::One::a\n"},
+                     {"ratings.csv", "userId,movieId,rating,timestamp\n1,1,5,x\n1,1,5,1\n"},
+                     {"movies.csv", "movieId,title\n1,One,2\n1,One\n"}});
+  for (const char* format : {"movielens-100k", "movielens-1m", "movielens-csv"}) {
+    RawRatings raw;
+    EXPECT_NE(read_with_limit(folder, format, "", 1, raw).find("malformed line 2"),
+              std::string::npos);
+    EXPECT_EQ(read_with_limit(folder, format, "", 2, raw), "");
+    EXPECT_EQ(lines_of(raw), Lines{"1 1 5 1 One"});
+    EXPECT_EQ(raw.bad_lines.count(), 2);
+  }
+  // A quote that is never closed may have swallowed any number of good lines.
+  folder.write("open.csv", "user,item,rating,time\na,x,5,1\n\"a,x,5,1\na,x,5,1\n");
+  RawRatings raw;
+  EXPECT_NE(read_with_limit(folder, "csv", "open.csv", 100, raw).find("never closed"),
+            std::string::npos);
+  // The dataset says how many there were.
+  EXPECT_EQ(read_with_limit(folder, "movielens-1m", "", 2, raw), "");
+  EXPECT_EQ(write_dataset(folder / "d", std::move(raw), {}).at("bad_lines"), 2);
+}
+
 struct Hostile {
   const char* name;
   const char* format;

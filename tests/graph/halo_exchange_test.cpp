@@ -120,7 +120,7 @@ TEST(NodeMap, KnowsOwnerAndRowOfEveryNode) {
     const DistributedGraph graph(how, CutKind::fold);
     const NodeMap& map = graph.map();
     EXPECT_EQ(map.nodes(), graph.dataset().nodes());
-    const auto owner = divide(graph.graph(), how, world().size());
+    const auto owner = divide(graph.graph(), how, world().size()).owner;
     for (std::int64_t node = 0; node < map.nodes(); ++node) EXPECT_EQ(map.owner(node), owner[node]);
     for (std::int64_t row = 0; row < graph.shard().owned_count(); ++row) {
       EXPECT_EQ(map.local(graph.shard().owned()[row].item<std::int64_t>()), row);

@@ -59,7 +59,7 @@ class CapturedLog {
 TEST_F(PartitionTest, CostEqualsBruteForce) {
   const BipartiteGraph graph = planted_graph(60, 40, 500, 4);
   for (const int parts : {1, 2, 5}) {
-    const auto owner = divide(graph, "random", parts);
+    const auto owner = divide(graph, "random", parts).owner;
     const PartitionCost cost = partition_cost(graph, owner, parts);
     std::set<std::tuple<int, int, std::int64_t>> travels;  // from, to, node
     std::int64_t cut = 0;

@@ -14,6 +14,7 @@
 
 #include "data/dataset.hpp"
 #include "data/dataset_writer.hpp"
+#include "data/split.hpp"
 #include "graph/bipartite_graph.hpp"
 #include "graph/partition.hpp"
 #include "graph/shard.hpp"
@@ -78,10 +79,12 @@ class SharedDirectory {
 /// A planted data set, written by this process alone (each rank its own, all equal).
 class PlantedDataset {
  public:
-  explicit PlantedDataset(const Planted& planted) {
+  explicit PlantedDataset(const Planted& planted)
+      : PlantedDataset(planted_ratings(planted), {.rule = planted.split}) {}
+  PlantedDataset(RawRatings raw, const SplitConfig& split) {
     PrepareConfig config;
-    config.split.rule = planted.split;
-    write_dataset(directory_ / "dataset", planted_ratings(planted), config);
+    config.split = split;
+    write_dataset(directory_ / "dataset", std::move(raw), config);
     dataset_.emplace(directory_ / "dataset");
   }
   const Dataset& dataset() const { return *dataset_; }
@@ -94,27 +97,52 @@ class PlantedDataset {
 
 /// How nodes are dealt to parts; the tests go through all of them.
 inline const std::vector<std::string> kDivisions{"metis", "random", "one part empty",
-                                                 "one part holds everything"};
+                                                 "one part holds everything", "all boundary"};
+inline const std::vector<std::string> kAllDivisions = [] {
+  auto all = kDivisions;
+  all.insert(all.end(), {"metis, hubs", "one part empty, hubs"});
+  return all;
+}();
 
-/// A division as the name of a test's case, which may hold no blanks.
+/// A division as the name of a test's case, which may hold letters only.
 inline std::string case_name(std::string division) {
-  std::replace(division.begin(), division.end(), ' ', '_');
+  std::replace_if(
+      division.begin(), division.end(), [](char c) { return c == ' ' || c == ','; }, '_');
   return division;
 }
 
-inline std::vector<std::int32_t> divide(const BipartiteGraph& graph, const std::string& how,
-                                        int parts) {
+/// The `count` items with the most edges.
+inline std::vector<std::int64_t> top_items(const BipartiteGraph& graph, std::int64_t count) {
+  std::vector<std::int64_t> items;
+  for (std::int64_t node = graph.users; node < graph.nodes; ++node) items.push_back(node);
+  std::stable_sort(items.begin(), items.end(), [&](std::int64_t a, std::int64_t b) {
+    return graph.degree(a) > graph.degree(b);
+  });
+  items.resize(std::min<std::size_t>(items.size(), static_cast<std::size_t>(count)));
+  return items;
+}
+
+inline Division divide(const BipartiteGraph& graph, const std::string& how, int parts) {
   PartitionConfig config{.parts = parts, .method = how == "random" ? "random" : "metis"};
-  if (how == "one part empty" && parts > 1) {
+  Division division;
+  if (how.starts_with("one part empty") && parts > 1) {
     config.parts = parts - 1;
-    auto owner = partition_nodes(graph, config).owner;
-    for (auto& part : owner) part += part >= parts / 2;  // the one in the middle stays empty
-    return owner;
+    division = partition_nodes(graph, config);
+    for (auto& part : division.owner) part += part >= parts / 2;  // the one in the middle is empty
+  } else if (how == "one part holds everything") {
+    division.owner.assign(graph.nodes, parts - 1);
+  } else if (how == "all boundary" && parts > 1) {
+    // No user has an item in its own part.
+    const int user_parts = std::max(1, parts / 2);
+    for (std::int64_t node = 0; node < graph.nodes; ++node) {
+      division.owner.push_back(static_cast<std::int32_t>(
+          node < graph.users ? node % user_parts : user_parts + node % (parts - user_parts)));
+    }
+  } else {
+    division = partition_nodes(graph, config);
   }
-  if (how == "one part holds everything") {
-    return std::vector<std::int32_t>(graph.nodes, parts - 1);
-  }
-  return partition_nodes(graph, config).owner;
+  if (how.ends_with("hubs")) division.hubs = top_items(graph, 5);
+  return division;
 }
 
 /// A planted graph on the ranks of the world. Collective.
@@ -123,20 +151,19 @@ class DistributedGraph {
   DistributedGraph(const std::string& how, CutKind kind, const Planted& planted = {},
                    int groups = 5)
       : planted_(planted) {
-    const CutRule cut(dataset(), kind, groups);
-    graph_ = build_training_graph(dataset(), cut);
-    const int parts = world().size();
-    if (world().rank() == 0) {
-      const PartitionConfig config{.parts = parts, .cut = to_string(kind), .groups = groups};
-      write_partition(dataset(), config, cut, graph_, divide(graph_, how, parts),
-                      directory_.path() / "partition");
-    }
-    world().barrier();
-    shard_.emplace(directory_.path() / "partition", world().rank(), dataset());
-    map_.emplace(world(), shard_->owned(), dataset().nodes());
+    open(kind, groups, [&] { return divide(graph_, how, world().size()); });
+  }
+  /// Given ratings, all of them for training, and a given division.
+  DistributedGraph(RawRatings raw, const Division& division, CutKind kind, int groups)
+      : planted_(std::move(raw), {.rule = "time", .valid = 0, .test = 0}) {
+    open(kind, groups, [&] { return division; });
   }
   const Dataset& dataset() const { return planted_.dataset(); }
   const BipartiteGraph& graph() const { return graph_; }
+  bool is_hub(std::int64_t node) const {
+    const at::Tensor& hubs = shard_->hubs();
+    return hubs.eq(node).any().item<bool>();
+  }
   const Shard& shard() const { return *shard_; }
   const NodeMap& map() const { return *map_; }
   /// Views of all training groups and the full one.
@@ -163,6 +190,20 @@ class DistributedGraph {
   at::Tensor own_rows(const at::Tensor& all) const { return all.index_select(0, shard_->owned()); }
 
  private:
+  template <class Divide>
+  void open(CutKind kind, int groups, const Divide& division) {
+    const CutRule cut(dataset(), kind, groups);
+    graph_ = build_training_graph(dataset(), cut);
+    if (world().rank() == 0) {
+      const PartitionConfig config{
+          .parts = world().size(), .cut = to_string(kind), .groups = groups};
+      write_partition(dataset(), config, cut, graph_, division(), directory_.path() / "partition");
+    }
+    world().barrier();
+    shard_.emplace(directory_.path() / "partition", world().rank(), dataset());
+    map_.emplace(world(), shard_->owned(), dataset().nodes());
+  }
+
   SharedDirectory directory_;
   PlantedDataset planted_;
   BipartiteGraph graph_;

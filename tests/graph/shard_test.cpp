@@ -31,9 +31,11 @@ struct Parts {
       : planted(planted_as),
         cut(planted.dataset(), kind, 5),
         graph(build_training_graph(planted.dataset(), cut)),
-        owner(divide(graph, how, parts)) {
+        division(divide(graph, how, parts)),
+        owner(division.owner),
+        hubs(division.hubs.begin(), division.hubs.end()) {
     const PartitionConfig config{.parts = parts, .cut = to_string(kind), .groups = 5};
-    write_partition(planted.dataset(), config, cut, graph, owner, directory());
+    write_partition(planted.dataset(), config, cut, graph, division, directory());
     for (int part = 0; part < parts; ++part) {
       shards.emplace_back(directory(), part, planted.dataset());
     }
@@ -48,24 +50,22 @@ struct Parts {
   PlantedDataset planted;
   CutRule cut;
   BipartiteGraph graph;
+  Division division;
   std::vector<std::int32_t> owner;
+  std::set<std::int64_t> hubs;
   std::vector<Shard> shards;
 };
 
-// Directed edges (destination, source) of a plan, as node ids.
+// Directed edges (destination, source) that a part adds up under a plan, as node ids.
 std::multiset<std::pair<std::int64_t, std::int64_t>> edges_of(const Shard& shard,
                                                               const GraphPlan& plan) {
-  const at::Tensor id = at::cat({shard.owned(), shard.halo()});
+  const auto ids = list(at::cat({shard.owned(), shard.hubs(), shard.halo()}));
   std::multiset<std::pair<std::int64_t, std::int64_t>> edges;
-  const auto runs = list(plan.in_edges.runs.cpu().flatten()), ids = list(id);
-  const auto index = list(plan.in_edges.index.cpu());
-  for (std::int64_t row = 0; row < plan.owned; ++row) {
-    for (const int run : {0, 2}) {
-      for (auto e = runs[4 * row + run]; e < runs[4 * row + run + 1]; ++e) {
-        edges.emplace(ids[row], ids[index[e]]);
-      }
-    }
-  }
+  for (std::int64_t row = 0; row < plan.owned; ++row)
+    plan.in_edges.each(row, [&](std::int32_t column) { edges.emplace(ids[row], ids[column]); });
+  for (std::int64_t hub = 0; hub < plan.hubs; ++hub)
+    plan.hub_in.each(hub,
+                     [&](std::int32_t row) { edges.emplace(ids[plan.owned + hub], ids[row]); });
   return edges;
 }
 
@@ -73,7 +73,7 @@ template <class Test>
 void for_all_partitions(const Test& test) {
   for (const auto kind : {CutKind::fold, CutKind::window, CutKind::none}) {
     for (const int parts : {1, 2, 3, 4, 7}) {
-      for (const auto& how : kDivisions) {
+      for (const auto& how : kAllDivisions) {
         SCOPED_TRACE(fmt::format("{} {} parts, {}", to_string(kind), parts, how));
         test(Parts(how, kind, parts));
       }
@@ -92,7 +92,8 @@ TEST_F(ShardTest, HoldsItsNodesInOrderAndExactlyTheForeignSources) {
         bool foreign = false;
         for (auto e = parts.graph.row_offsets[node]; e < parts.graph.row_offsets[node + 1]; ++e) {
           const auto source = parts.graph.col[e];
-          if (parts.owner[source] == part) continue;
+          if (parts.owner[source] == part || parts.hubs.count(node) || parts.hubs.count(source))
+            continue;
           foreign = true;
           auto& first = first_group.emplace(source, parts.graph.group[e]).first->second;
           first = std::min<int>(first, parts.graph.group[e]);
@@ -127,22 +128,20 @@ TEST_F(ShardTest, PlansEqualTheAdjacencyWithoutTheDroppedEdges) {
         std::multiset<std::pair<std::int64_t, std::int64_t>> expected;
         std::map<std::int64_t, int> degree;
         for (std::int64_t node = 0; node < parts.graph.nodes; ++node) {
-          if (parts.owner[node] != part) continue;
           for (auto e = parts.graph.row_offsets[node]; e < parts.graph.row_offsets[node + 1]; ++e) {
             const int group = parts.graph.group[e];
             if (group >= view.drop_begin && group < view.drop_end) continue;
-            expected.emplace(node, parts.graph.col[e]);
+            // A hub's edges are worked on where its users are.
+            const auto worker = parts.hubs.count(node) ? parts.graph.col[e] : node;
+            if (parts.owner[worker] == part) expected.emplace(node, parts.graph.col[e]);
             ++degree[node];
           }
         }
         EXPECT_EQ(edges_of(parts.shards[part], *plan), expected);
         EXPECT_EQ(plan->entries, static_cast<std::int64_t>(expected.size()));
         const auto owned = list(parts.shards[part].owned()), degrees = list(plan->degree_n);
-        for (std::size_t row = 0; row < owned.size(); ++row) {
+        for (std::size_t row = 0; row < owned.size(); ++row)
           EXPECT_EQ(degrees[row], degree[owned[row]]);
-          const double inverse = plan->inverse_sqrt_degree_n[row].item<double>();
-          EXPECT_EQ(inverse, degrees[row] == 0 ? 0 : 1 / std::sqrt(double(degrees[row])));
-        }
       }
     }
   });
@@ -325,6 +324,41 @@ TEST_F(ShardHostileTest, ChangedTensorsAreRefused) {
   EXPECT_EQ(Shard(parts.directory(), 0).parts(), 3);
 }
 
+TEST_F(ShardHostileTest, ChangedHubsAreRefused) {
+  const Parts parts("metis, hubs", CutKind::fold, 3);
+  const auto i64 = [](std::int64_t v) { return v; };
+  const std::vector<std::pair<const char*, std::function<void(Tensors&)>>> changes{
+      {"hub id too large", set("hubs", 0, i64(1) << 40)},
+      {"hub id negative", set("hubs", -1, i64(-1))},
+      {"hub id twice", [](Tensors& t) { t["hubs"][1] = t["hubs"][0]; }},
+      {"hub offsets descend", set("hub_offsets", 1, i64(1) << 50)},
+      {"hub offsets too short", set("hub_offsets", -1, i64(1))},
+      {"hubs of another part", [](Tensors& t) { t["hub_offsets"].fill_(5)[0] = 0; }},
+      {"hub row offsets beyond", set("hub_row_offsets", -1, i64(1) << 60)},
+      {"hub row offsets descend", set("hub_row_offsets", 2, i64(1) << 33)},
+      {"hub column too large", set("hub_col", 0, std::int32_t{1 << 30})},
+      {"hub column negative", set("hub_col", 0, std::int32_t{-1})},
+      {"hub column missing",
+       [](Tensors& t) {
+         t["hub_col"] = t["hub_col"].narrow(0, 0, t["hub_col"].numel() - 1).contiguous();
+       }},
+      {"hub column other",
+       [](Tensors& t) {
+         auto* col = t["hub_col"].mutable_data_ptr<std::int32_t>();
+         col[0] = col[0] == 0 ? 1 : 0;
+       }},
+      {"hub degree too small", set("hub_degree", 0, std::int32_t{-1})},
+      {"no hubs at all",
+       [](Tensors& t) {
+         for (const char* name : {"hubs", "hub_row_offsets", "hub_col", "hub_degree"})
+           t[name] = t[name].narrow(0, 0, 0).contiguous();
+         t["hub_offsets"].zero_();
+       }},
+  };
+  for (const auto& [what, change] : changes) expect_refused(parts, what, change);
+  EXPECT_NO_THROW(Shard(parts.directory(), 0, parts.planted.dataset()));
+}
+
 TEST_F(ShardHostileTest, TruncatedFilesAreRefused) {
   const Parts parts("metis", CutKind::fold, 2);
   const auto path = parts.directory() / shard_file_name(1);
@@ -380,8 +414,8 @@ TEST_F(ShardHostileTest, DamagedDescriptionIsRefused) {
   const auto path = parts.directory() / "partition.json";
   const nlohmann::json good = read_json(path);
   const std::vector<std::pair<const char*, nlohmann::json>> changes{
-      {"format_version", 2},
-      {"format_version", "1"},
+      {"format_version", 1},
+      {"format_version", "2"},
       {"dataset_fingerprint", "abc"},
       {"dataset_fingerprint", 1},
       {"nodes", -1},

@@ -1,8 +1,8 @@
 #include "graph/spmm.hpp"
 
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
-#include "graph/halo_exchange.hpp"
 #include "graph/planted.hpp"
 
 namespace graphlora {
@@ -10,17 +10,61 @@ namespace {
 
 using namespace test;
 
-// Dense D^-1/2·A·D^-1/2 of the whole graph.
-at::Tensor dense_symmetric(const at::Tensor& a_NN) {
+constexpr Normalization kNormalizations[] = {Normalization::symmetric, Normalization::mean,
+                                             Normalization::with_self_loops};
+
+// The normalized adjacency of the whole graph.
+at::Tensor normalized(const at::Tensor& a_NN, Normalization normalization) {
   const at::Tensor degree = a_NN.sum(1, /*keepdim=*/true);
-  const at::Tensor scale = at::where(degree > 0, degree.rsqrt(), at::zeros_like(degree));
-  return scale * a_NN * scale.t();
+  const auto or_zero = [&](const at::Tensor& x) {
+    return at::where(degree > 0, x, at::zeros_like(x));
+  };
+  if (normalization == Normalization::mean) return or_zero(degree.reciprocal()) * a_NN;
+  if (normalization == Normalization::symmetric)
+    return or_zero(degree.rsqrt()) * a_NN * or_zero(degree.rsqrt()).t();
+  const at::Tensor scale = (degree + 1).rsqrt();
+  return scale * (a_NN + at::eye(a_NN.size(0), at::kDouble)) * scale.t();
 }
 
-// Owned rows of all nodes' values, then the halo rows that the shard lists.
-at::Tensor local_rows(const DistributedGraph& graph, const at::Tensor& all_NC) {
-  return at::cat({graph.own_rows(all_NC), all_NC.index_select(0, graph.shard().halo())});
-}
+/// Finishes every operation as it is issued: what nothing can hide behind.
+class Blocking final : public Communicator {
+ public:
+  explicit Blocking(Communicator& inner) : inner_(inner) {}
+  int rank() const override { return inner_.rank(); }
+  int size() const override { return inner_.size(); }
+  Handle all_reduce(at::Tensor tensor, ReduceOp op, Traffic traffic) override {
+    return done(inner_.all_reduce(tensor, op, traffic));
+  }
+  Handle broadcast(at::Tensor tensor, int root, Traffic traffic) override {
+    return done(inner_.broadcast(tensor, root, traffic));
+  }
+  Handle all_gather_rows(at::Tensor send, at::Tensor receive, std::span<const std::int64_t> counts,
+                         Traffic traffic) override {
+    return done(inner_.all_gather_rows(send, receive, counts, traffic));
+  }
+  Handle all_to_all_rows(at::Tensor send, std::span<const std::int64_t> send_counts,
+                         at::Tensor receive, std::span<const std::int64_t> receive_counts,
+                         Traffic traffic) override {
+    return done(inner_.all_to_all_rows(send, send_counts, receive, receive_counts, traffic));
+  }
+  Handle reduce_scatter_rows(at::Tensor send, at::Tensor receive,
+                             std::span<const std::int64_t> counts, Traffic traffic) override {
+    return done(inner_.reduce_scatter_rows(send, receive, counts, traffic));
+  }
+  void barrier() override { inner_.barrier(); }
+  void group_begin() override { inner_.group_begin(); }
+  void group_end() override { inner_.group_end(); }
+  std::unique_ptr<Communicator> split(int color, int key) override {
+    return inner_.split(color, key);
+  }
+
+ private:
+  static Handle done(Handle handle) {
+    handle.wait();
+    return {};
+  }
+  Communicator& inner_;
+};
 
 class SpmmEveryDivision : public ::testing::TestWithParam<std::tuple<std::string, CutKind>> {
  protected:
@@ -31,69 +75,37 @@ class SpmmEveryDivision : public ::testing::TestWithParam<std::tuple<std::string
 TEST_P(SpmmEveryDivision, EqualsDenseProductAtAnyWidth) {
   for (const CutView& view : graph.views()) {
     const auto plan = graph.shard().plan(view);
-    const at::Tensor a_NN = graph.dense(view);
+    const at::Tensor s_NN = normalized(graph.dense(view), Normalization::symmetric);
     for (const std::int64_t width : {1, 3, 8, 9, 40, 77, 256}) {
       const at::Tensor x_NC = random_tensor({graph.graph().nodes, width}, 7);
-      const at::Tensor y_nC = spmm(local_rows(graph, x_NC), *plan);
-      EXPECT_LT(largest_difference(y_nC, graph.own_rows(a_NN.matmul(x_NC))), 1e-12);
-      const at::Tensor y32_nC = spmm(local_rows(graph, x_NC).to(at::kFloat), *plan);
+      const at::Tensor y_nC =
+          propagate(graph.own_rows(x_NC), *plan, world(), Normalization::symmetric);
+      EXPECT_LT(largest_difference(y_nC, graph.own_rows(s_NN.matmul(x_NC))), 1e-12);
+      const at::Tensor y32_nC =
+          propagate(graph.own_rows(x_NC).to(at::kFloat), *plan, world(), Normalization::symmetric);
       EXPECT_EQ(y32_nC.scalar_type(), at::kFloat);
       EXPECT_LT(largest_difference(y32_nC, y_nC), 1e-4);
     }
   }
 }
 
-TEST_P(SpmmEveryDivision, AdjointEqualsDenseTranspose) {
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    for (const std::int64_t width : {1, 8, 35}) {
-      const at::Tensor x_NC = random_tensor({graph.graph().nodes, width}, 8);
-      const at::Tensor w_nC = graph.own_rows(random_tensor({graph.graph().nodes, width}, 9));
-      const at::Tensor x_mC = local_rows(graph, x_NC).requires_grad_();
-      (spmm(x_mC, *plan) * w_nC).sum().backward();
-      // Local part of the matrix: owned rows, columns of owned and halo nodes.
-      const at::Tensor columns = at::cat({graph.shard().owned(), graph.shard().halo()});
-      const at::Tensor a_nm = graph.own_rows(graph.dense(view)).index_select(1, columns);
-      EXPECT_LT(largest_difference(x_mC.grad(), a_nm.t().matmul(w_nC)), 1e-12);
-    }
-  }
-}
-
 TEST_P(SpmmEveryDivision, PropagationAndGradientEqualOneProcess) {
   for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    const at::Tensor s_NN = dense_symmetric(graph.dense(view));
-    const at::Tensor x_NC = random_tensor({graph.graph().nodes, 8}, 10);
-    const at::Tensor w_NC = random_tensor({graph.graph().nodes, 8}, 11);
-    const at::Tensor x_nC = graph.own_rows(x_NC).requires_grad_();
-    // Two layers, so that gradients cross parts twice.
-    const at::Tensor y_nC =
-        propagate_symmetric(propagate_symmetric(x_nC, *plan, world()), *plan, world());
-    (y_nC * graph.own_rows(w_NC)).sum().backward();
-    EXPECT_LT(largest_difference(y_nC, graph.own_rows(s_NN.matmul(s_NN.matmul(x_NC)))), 1e-12);
-    EXPECT_LT(
-        largest_difference(x_nC.grad(), graph.own_rows(s_NN.t().matmul(s_NN.t().matmul(w_NC)))),
-        1e-12);
-  }
-}
-
-TEST_P(SpmmEveryDivision, PropagationEqualsExchangeThenProduct) {
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    const at::Tensor scale_n1 = plan->inverse_sqrt_degree_n.unsqueeze(1);
-    const at::Tensor w_nC = graph.own_rows(random_tensor({graph.graph().nodes, 5}, 11));
-    const at::Tensor x_nC =
-        graph.own_rows(random_tensor({graph.graph().nodes, 5}, 12)).requires_grad_();
-    const at::Tensor once = spmm(halo_exchange(x_nC * scale_n1, *plan, world()), *plan) * scale_n1;
-    (once * w_nC).sum().backward();
-    const at::Tensor grad_nC = x_nC.grad().clone();
-    x_nC.mutable_grad() = at::Tensor();
-    const at::Tensor fused = propagate_symmetric(x_nC, *plan, world());
-    (fused * w_nC).sum().backward();
-    EXPECT_LT(largest_difference(once, fused), 1e-13);
-    EXPECT_LT(largest_difference(grad_nC, x_nC.grad()), 1e-13);
-    // S is symmetric, so the adjoint is the propagation itself.
-    EXPECT_LT(largest_difference(grad_nC, propagate_symmetric(w_nC, *plan, world())), 1e-12);
+    for (const Normalization normalization : kNormalizations) {
+      const auto plan = graph.shard().plan(view);
+      const at::Tensor s_NN = normalized(graph.dense(view), normalization);
+      const at::Tensor x_NC = random_tensor({graph.graph().nodes, 8}, 10);
+      const at::Tensor w_NC = random_tensor({graph.graph().nodes, 8}, 11);
+      const at::Tensor x_nC = graph.own_rows(x_NC).requires_grad_();
+      // Two layers, so that gradients cross parts twice.
+      const at::Tensor y_nC =
+          propagate(propagate(x_nC, *plan, world(), normalization), *plan, world(), normalization);
+      (y_nC * graph.own_rows(w_NC)).sum().backward();
+      EXPECT_LT(largest_difference(y_nC, graph.own_rows(s_NN.matmul(s_NN.matmul(x_NC)))), 1e-12);
+      EXPECT_LT(
+          largest_difference(x_nC.grad(), graph.own_rows(s_NN.t().matmul(s_NN.t().matmul(w_NC)))),
+          1e-12);
+    }
   }
 }
 
@@ -105,7 +117,7 @@ TEST_P(SpmmEveryDivision, PropagationAgreesWithFiniteDifferences) {
     const at::Tensor step_nC = graph.own_rows(random_tensor({graph.graph().nodes, 2}, 15));
     // Squares make the loss curved, which central differences get right to the third order.
     const auto loss = [&](const at::Tensor& x) {
-      return (propagate_symmetric(x, *plan, world()).square() * w_nC).sum();
+      return (propagate(x, *plan, world(), Normalization::mean).square() * w_nC).sum();
     };
     const at::Tensor leaf = x_nC.clone().requires_grad_();
     loss(leaf).backward();
@@ -118,30 +130,12 @@ TEST_P(SpmmEveryDivision, PropagationAgreesWithFiniteDifferences) {
   }
 }
 
-TEST_P(SpmmEveryDivision, ProductAgreesWithFiniteDifferencesEntryByEntry) {
-  const auto plan = graph.shard().plan(graph.views().back());
-  const std::int64_t m = plan->owned + plan->halo_slots;
-  const at::Tensor w_nC = graph.own_rows(random_tensor({graph.graph().nodes, 1}, 16));
-  const at::Tensor x_mC = random_tensor({m, 1}, 17);
-  const auto loss = [&](const at::Tensor& x) { return (spmm(x, *plan).square() * w_nC).sum(); };
-  const at::Tensor leaf = x_mC.clone().requires_grad_();
-  loss(leaf).backward();
-  const double h = 1e-4;
-  for (std::int64_t row = 0; row < m; row += 7) {
-    const at::Tensor up = x_mC.clone(), down = x_mC.clone();
-    up[row] += h;
-    down[row] -= h;
-    const double numeric = ((loss(up) - loss(down)) / (2 * h)).item<double>();
-    EXPECT_NEAR(leaf.grad()[row].item<double>(), numeric, 1e-7 * std::max(1.0, std::abs(numeric)));
-  }
-}
-
 TEST_P(SpmmEveryDivision, NodesWithoutEdgesGetExactlyZero) {
   int isolated = 0;
   for (const CutView& view : graph.views()) {
     const auto plan = graph.shard().plan(view);
     const at::Tensor x_nC = at::ones({plan->owned, 8}, at::kDouble).requires_grad_();
-    const at::Tensor y_nC = propagate_symmetric(x_nC, *plan, world());
+    const at::Tensor y_nC = propagate(x_nC, *plan, world(), Normalization::symmetric);
     y_nC.sum().backward();
     for (std::int64_t row = 0; row < plan->owned; ++row) {
       if (plan->degree_n[row].item<int>() > 0) continue;
@@ -153,19 +147,52 @@ TEST_P(SpmmEveryDivision, NodesWithoutEdgesGetExactlyZero) {
   EXPECT_GT(sum_over_ranks(at::tensor(isolated)), 0);  // the data set has such nodes
 }
 
-TEST_P(SpmmEveryDivision, RepeatsToTheBitWithAnyNumberOfThreads) {
-  const auto plan = graph.shard().plan(graph.shard().cut().full_view());
-  const at::Tensor x_mC = random_tensor({plan->owned + plan->halo_slots, 8}, 18, at::kFloat);
+TEST_P(SpmmEveryDivision, HiddenExchangesAndRepeatsGiveTheSameBits) {
+  const at::Tensor x_nC = graph.own_rows(random_tensor({graph.graph().nodes, 8}, 18, at::kFloat));
+  const at::Tensor w_nC = graph.own_rows(random_tensor({graph.graph().nodes, 8}, 19, at::kFloat));
+  const auto both = [&](Communicator& communicator, const GraphPlan& plan) {
+    const at::Tensor leaf = x_nC.clone().requires_grad_();
+    const at::Tensor y_nC = propagate(leaf, plan, communicator, Normalization::symmetric);
+    (y_nC * w_nC).sum().backward();
+    return std::pair(y_nC.detach(), leaf.grad());
+  };
+  Blocking blocking(world());
   const int threads = at::get_num_threads();
-  at::set_num_threads(1);
-  const at::Tensor once = spmm(x_mC, *plan);
-  at::set_num_threads(3);
-  EXPECT_TRUE(at::equal(once, spmm(x_mC, *plan)));
+  for (const CutView& view : graph.views()) {
+    const auto plan = graph.shard().plan(view);
+    at::set_num_threads(1);
+    const auto [y, gx] = both(world(), *plan);
+    const auto [y_blocking, gx_blocking] = both(blocking, *plan);
+    EXPECT_TRUE(at::equal(y, y_blocking) && at::equal(gx, gx_blocking));
+    at::set_num_threads(3);
+    const auto [y_again, gx_again] = both(world(), *plan);
+    EXPECT_TRUE(at::equal(y, y_again) && at::equal(gx, gx_again));
+  }
   at::set_num_threads(threads);
 }
 
+TEST_P(SpmmEveryDivision, MovesTheRowsOfHaloAndHubsAndNoMore) {
+  constexpr std::int64_t kWidth = 8, kBytes = kWidth * 4;
+  for (const CutView& view : graph.views()) {
+    const auto plan = graph.shard().plan(view);
+    world().reset_counters();
+    const at::Tensor x_nC = at::ones({plan->owned, kWidth}, at::kFloat).requires_grad_();
+    const at::Tensor y_nC = propagate(x_nC, *plan, world(), Normalization::symmetric);
+    std::int64_t sent = 0;
+    for (const auto count : plan->send_counts) sent += count;
+    EXPECT_EQ(world().counter(Traffic::halo).bytes, sent * kBytes);
+    const std::int64_t others = world().size() - 1, own = plan->hub_counts[world().rank()];
+    // Own hubs' rows to every other rank, the shares of the others' hubs to them.
+    const std::int64_t hubs = (own * others + plan->hubs - own) * kBytes;
+    EXPECT_EQ(world().counter(Traffic::hubs).bytes, others == 0 ? 0 : hubs);
+    y_nC.sum().backward();
+    EXPECT_EQ(world().counter(Traffic::halo).bytes, (sent + plan->halo) * kBytes);
+    EXPECT_EQ(world().counter(Traffic::hubs).bytes, others == 0 ? 0 : 2 * hubs);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Graph, SpmmEveryDivision,
-                         ::testing::Combine(::testing::ValuesIn(kDivisions),
+                         ::testing::Combine(::testing::ValuesIn(kAllDivisions),
                                             ::testing::Values(CutKind::fold, CutKind::window,
                                                               CutKind::none)),
                          [](const auto& info) {
@@ -176,8 +203,8 @@ INSTANTIATE_TEST_SUITE_P(Graph, SpmmEveryDivision,
 TEST(Spmm, RefusesRowsThatDoNotFit) {
   const DistributedGraph graph("metis", CutKind::fold);
   const auto plan = graph.shard().plan(graph.shard().cut().full_view());
-  EXPECT_ANY_THROW(spmm(at::zeros({plan->owned + plan->halo_slots + 1, 8}), *plan));
-  EXPECT_ANY_THROW(propagate_symmetric(at::zeros({plan->owned + 1, 8}), *plan, world()));
+  EXPECT_ANY_THROW(
+      propagate(at::zeros({plan->owned + 1, 8}), *plan, world(), Normalization::symmetric));
 }
 
 }  // namespace

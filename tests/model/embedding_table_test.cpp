@@ -10,9 +10,14 @@ TEST(EmbeddingGradient, NormAndRowsEqualTheMaterializedSum) {
   const auto options = at::TensorOptions().dtype(at::kDouble);
   const std::int64_t n = 13, width = 6, rank = 3;
   for (const bool low_rank : {false, true}) {
-    for (const bool sparse : {false, true}) {
+    for (const int parts : {0, 1, 2, 3}) {
+      const bool sparse = (parts & 1) != 0;
       EmbeddingGradient gradient;
       at::Tensor dense = at::zeros({n, width}, options);
+      if ((parts & 2) != 0) {
+        gradient.dense_nD = at::randn({n, width}, options);
+        dense += gradient.dense_nD;
+      }
       if (low_rank) {
         gradient.low_rank_nr = at::randn({n, rank}, options);
         gradient.factor_rD = at::randn({rank, width}, options);

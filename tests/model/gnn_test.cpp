@@ -40,7 +40,8 @@ TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
     torch::autograd::backward({(g_Nr * loss_Nr).sum()}, {});
 
     const auto plan = workspace.shard->plan(view);
-    const at::Tensor own_g = gnn->forward(*plan, world(), e_ND.index_select(0, owned), true);
+    const LayerPlans plans(kLayers, plan.get());
+    const at::Tensor own_g = gnn->forward(plans, world(), e_ND.index_select(0, owned), true);
     EXPECT_LT(relative_difference(in_node_order(workspace, own_g), g_Nr.detach()), 1e-12);
     EmbeddingGradient gradient;
     gnn->backward(loss_Nr.index_select(0, owned), gradient);
@@ -83,12 +84,21 @@ TEST(LightGcn, PcaStartsFromTheLeadingDirections) {
 TEST(Gnn, UnknownTypesAreRefusedByName) {
   EXPECT_EQ(make_gnn({.type = "none"}, 8, at::kDouble, 1), nullptr);
   try {
-    make_gnn({.type = "gat"}, 8, at::kDouble, 1);
-    FAIL() << "gat was accepted";
+    make_gnn({.type = "transformer"}, 8, at::kDouble, 1);
+    FAIL() << "transformer was accepted";
   } catch (const ConfigError& error) {
-    EXPECT_NE(std::string(error.what()).find("gat"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("transformer"), std::string::npos);
     EXPECT_NE(std::string(error.what()).find("lightgcn"), std::string::npos);
   }
+}
+
+TEST(Gnn, ImpossibleShapesAreRefused) {
+  EXPECT_THROW(resolved({.type = "gcn", .layers = 3}, 8), ConfigError);
+  EXPECT_THROW(resolved({.type = "ngcf", .layers = 0}, 8), ConfigError);
+  EXPECT_THROW(resolved({.type = "gat", .hidden = 9, .heads = 2}, 8), ConfigError);
+  EXPECT_EQ(resolved({.type = "ngcf"}, 8).layers, 3);
+  EXPECT_EQ(resolved({.type = "graphsage"}, 8).layers, 2);
+  EXPECT_EQ(resolved({.type = "gat"}, 8).hidden, 8);
 }
 
 TEST(NormalizeRows, LengthIsTheScaleAndGradientIsRight) {

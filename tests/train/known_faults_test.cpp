@@ -115,20 +115,14 @@ TEST_F(KnownFaults, TargetEdgeIsInvisibleToTheGnn) {
     for (std::int64_t step = 1; step <= sampler.batches_per_epoch(); ++step) {
       const Batch batch = sampler.batch(step);
       const auto plan = shard.plan(shard.cut().training_view(batch.group));
-      const auto* columns = plan->in_edges.index.cpu().const_data_ptr<std::int32_t>();
       const auto expect_no_edge = [&](std::int64_t to, std::int64_t from) {
         if (workspace.map->owner(to) != world().rank()) return;
-        const auto* runs =
-            plan->in_edges.runs.cpu().const_data_ptr<std::int64_t>() + 4 * workspace.map->local(to);
-        for (const auto& [begin, end] :
-             {std::pair(runs[0], runs[1]), std::pair(runs[2], runs[3])}) {
-          for (std::int64_t e = begin; e < end; ++e, ++edges) {
-            const std::int32_t column = columns[e];
-            const std::int64_t node =
-                column < shard.owned_count() ? owned[column] : halo[column - shard.owned_count()];
-            EXPECT_NE(node, from) << split << ": node " << to << " sees the edge of its example";
-          }
-        }
+        plan->in_edges.each(workspace.map->local(to), [&](std::int32_t column) {
+          const std::int64_t node =
+              column < shard.owned_count() ? owned[column] : halo[column - shard.owned_count()];
+          EXPECT_NE(node, from) << split << ": node " << to << " sees the edge of its example";
+          ++edges;
+        });
       };
       for (const std::int64_t row : batch.rows) {
         liked += dataset.label()[row];

@@ -151,66 +151,117 @@ TEST(Optimizer, LargeParametersUseEveryThreadAlike) {
   EXPECT_TRUE(at::equal(a.detach(), b.detach()));
 }
 
-struct EmbeddingCase {
-  const char* name;
-  bool low_rank, sparse;
-};
-
-class OptimizerEmbedding
-    : public testing::TestWithParam<std::tuple<EmbeddingCase, at::ScalarType>> {};
-
-TEST_P(OptimizerEmbedding, EqualsDenseAdamWOfTheMaterializedGradient) {
-  const auto& [which, type] = GetParam();
-  const std::int64_t n = 201, D = 10, r = 4, S = 60;
-  const auto options = at::dtype(type);
-  at::manual_seed(1);
-  OptimizerConfig config;
-  config.lr = 0.5;
-  config.lr_embedding = 1e-2;
-  config.weight_decay = 0.3;  // E has none
-  EmbeddingTable table{
-      .weight_nD = at::randn({n, D}, options), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
-  const at::Tensor dense_nD = table.weight_nD.clone();
-  OptimizerConfig plain = config;
-  plain.weight_decay = 0;
-  plain.lr = plain.lr_embedding;
-  Optimizer oracle({parameter("E", dense_nD)}, plain);
-  const Optimizer optimizer({}, config);
-  for (std::int64_t step = 1; step <= 4; ++step) {
-    EmbeddingGradient gradient;
-    at::Tensor total_nD = at::zeros({n, D}, options);
-    if (which.low_rank) {
+/// A gradient of any combination of parts, and the sum that it stands for.
+struct Combination {
+  EmbeddingGradient gradient;
+  at::Tensor total_nD;
+  Combination(std::int64_t n, std::int64_t D, std::int64_t r, bool low_rank, bool dense,
+              bool sparse, at::ScalarType type) {
+    const auto options = at::dtype(type);
+    total_nD = at::zeros({n, D}, options);
+    if (low_rank) {
       gradient.low_rank_nr = at::randn({n, r}, options);
       gradient.factor_rD = at::randn({r, D}, options);
       total_nD += gradient.low_rank_nr.mm(gradient.factor_rD);
     }
-    if (which.sparse) {
-      const at::Tensor rows_S = at::randint(0, n / 3, {S}, at::kLong) * 3;  // with repeats
-      const at::Tensor values_SD = at::randn({S, D}, options);
+    if (dense) {
+      gradient.dense_nD = at::randn({n, D}, options);
+      total_nD += gradient.dense_nD;
+    }
+    if (sparse) {
+      const at::Tensor rows_S = at::randint(0, n / 3, {60}, at::kLong) * 3;  // with repeats
+      const at::Tensor values_SD = at::randn({60, D}, options);
       gradient.set_sparse(rows_S, values_SD);
       total_nD.index_add_(0, rows_S, values_SD);
     }
-    dense_nD.mutable_grad() = total_nD;
-    oracle.step(0.5, update(step));
-    optimizer.step_embedding(table, gradient, step, 0.5);
-    const double tolerance = type == at::kDouble ? 1e-12 : 2e-4;
-    expect_close(table.weight_nD, dense_nD.detach(), tolerance);
-    expect_close(table.exp_avg_nD, oracle.states()[0].exp_avg, tolerance);
-    expect_close(table.exp_avg_sq_nD, oracle.states()[0].exp_avg_sq, tolerance);
+  }
+};
+
+class OptimizerEmbedding
+    : public testing::TestWithParam<std::tuple<bool, bool, bool, at::ScalarType, const char*>> {};
+
+TEST_P(OptimizerEmbedding, EqualsTheUpdateByTheMaterializedGradient) {
+  const auto& [low_rank, dense, sparse, type, rule] = GetParam();
+  at::manual_seed(1);
+  OptimizerConfig config;
+  config.type = rule;
+  config.lr = 0.5;
+  config.lr_embedding = 1e-2;
+  config.weight_decay = 0.3;  // E has none
+  OptimizerConfig plain = config;
+  plain.weight_decay = 0;
+  plain.lr = plain.lr_embedding;
+  // Widths within, at and beyond whole vectors and tiles.
+  for (const auto& [n, D, r] : {std::tuple(201, 10, 4), std::tuple(130, 1, 1),
+                                std::tuple(99, 64, 64), std::tuple(66, 1037, 8)}) {
+    EmbeddingTable table{
+        .weight_nD = at::randn({n, D}, at::dtype(type)), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
+    const at::Tensor dense_nD = table.weight_nD.clone();
+    Optimizer oracle({parameter("E", dense_nD)}, plain);
+    const Optimizer optimizer({}, config);
+    for (std::int64_t step = 1; step <= 4; ++step) {
+      Combination made(n, D, r, low_rank, dense, sparse, type);
+      const double norm = made.total_nD.to(at::kDouble).square().sum().item<double>();
+      EXPECT_NEAR(made.gradient.squared_norm(), norm,
+                  (type == at::kDouble ? 1e-12 : 1e-4) * (1 + norm));
+      made.gradient.scale_(0.5);
+      dense_nD.mutable_grad() = made.total_nD * 0.5;
+      oracle.step(0.5, update(step));
+      optimizer.step_embedding(table, made.gradient, step, 0.5);
+      const double tolerance = type == at::kDouble ? 1e-12 : 2e-4;
+      expect_close(table.weight_nD, dense_nD.detach(), tolerance);
+      if (config.type == "sgd") continue;
+      expect_close(table.exp_avg_nD, oracle.states()[0].exp_avg, tolerance);
+      expect_close(table.exp_avg_sq_nD, oracle.states()[0].exp_avg_sq, tolerance);
+    }
   }
 }
 
+std::string case_name(const testing::TestParamInfo<OptimizerEmbedding::ParamType>& info) {
+  const auto& [low_rank, dense, sparse, type, rule] = info.param;
+  return std::string(low_rank ? "low_rank_" : "") + (dense ? "dense_" : "") +
+         (sparse ? "sparse_" : "") + (low_rank || dense || sparse ? "" : "none_") +
+         c10::toString(type) + "_" + rule;
+}
+
 INSTANTIATE_TEST_SUITE_P(Forms, OptimizerEmbedding,
-                         testing::Combine(testing::Values(EmbeddingCase{"none", false, false},
-                                                          EmbeddingCase{"low_rank", true, false},
-                                                          EmbeddingCase{"sparse", false, true},
-                                                          EmbeddingCase{"low_rank_and_sparse", true,
-                                                                        true}),
-                                          testing::Values(at::kDouble, at::kFloat)),
-                         [](const auto& info) {
-                           return std::string(std::get<0>(info.param).name) + "_" +
-                                  c10::toString(std::get<1>(info.param));
-                         });
+                         testing::Combine(testing::Bool(), testing::Bool(), testing::Bool(),
+                                          testing::Values(at::kDouble, at::kFloat),
+                                          testing::Values("adamw", "sgd")),
+                         case_name);
+
+TEST(OptimizerEmbedding, ARowHasTheSameBitsInAnyPartOfTheTable) {
+  for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+    at::manual_seed(5);
+    const std::int64_t n = 157, D = 531;
+    const Combination whole(n, D, 7, true, true, true, type);
+    const at::Tensor weight_nD = at::randn({n, D}, at::dtype(type));
+    EmbeddingTable all{.weight_nD = weight_nD.clone(), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};
+    const Optimizer optimizer({}, {});
+    for (std::int64_t step = 1; step <= 2; ++step)
+      optimizer.step_embedding(all, whole.gradient, step, 1);
+    for (const auto& [begin, end] : {std::pair(0, 1), std::pair(1, 7), std::pair(7, 157),
+                                     std::pair(150, 157), std::pair(63, 130)}) {
+      EmbeddingTable part{.weight_nD = weight_nD.slice(0, begin, end).clone(),
+                          .exp_avg_nD = {},
+                          .exp_avg_sq_nD = {}};
+      const EmbeddingGradient& from = whole.gradient;
+      const at::Tensor inside =
+          ((from.sparse_rows_S >= begin) & (from.sparse_rows_S < end)).nonzero().flatten();
+      EmbeddingGradient gradient;
+      gradient.low_rank_nr = from.low_rank_nr.slice(0, begin, end);
+      gradient.factor_rD = from.factor_rD;
+      gradient.dense_nD = from.dense_nD.slice(0, begin, end);
+      gradient.sparse_rows_S = from.sparse_rows_S.index_select(0, inside) - begin;
+      gradient.sparse_SD = from.sparse_SD.index_select(0, inside);
+      for (std::int64_t step = 1; step <= 2; ++step)
+        optimizer.step_embedding(part, gradient, step, 1);
+      EXPECT_TRUE(at::equal(part.weight_nD, all.weight_nD.slice(0, begin, end)));
+      EXPECT_TRUE(at::equal(part.exp_avg_nD, all.exp_avg_nD.slice(0, begin, end)));
+      EXPECT_TRUE(at::equal(part.exp_avg_sq_nD, all.exp_avg_sq_nD.slice(0, begin, end)));
+    }
+  }
+}
 
 TEST(OptimizerEmbedding, RowsThatNeverHadAGradientStayExactlyZero) {
   EmbeddingTable table{.weight_nD = at::zeros({100, 4}), .exp_avg_nD = {}, .exp_avg_sq_nD = {}};

@@ -34,7 +34,7 @@ RawRatings read_csv(const ReadConfig& config) {
     throw DataError("{}: is a directory; with --format csv, --input names the file",
                     config.input.string());
 
-  RawRatings raw;
+  RawRatings raw = no_ratings(config);
   std::vector<std::string> row;
   {
     CsvTable table(config.input, separator, columns.header, config.progress);
@@ -52,24 +52,29 @@ RawRatings read_csv(const ReadConfig& config) {
                             : RatingKind::click;
     const LineReader& at = table.lines();
     TimeColumn times;
-    while (table.next(row)) {
+    raw.bad_lines.each([&] {
+      if (!table.next(row)) return false;
       const float value = rating >= 0  ? rating_field(at, row[rating])
                           : label >= 0 ? label_field(at, row[label])
                                        : 1.0F;
       const std::string_view item_id = id_field(at, "item", row[item]);
       raw.add(id_field(at, "user", row[user]), item_id, value, times.field(at, row[time]));
       if (title >= 0) raw.set_title(item_id, title_field(row[title]));
-    }
+      return true;
+    });
     raw.input = at.path();
-    raw.sources.push_back(describe_source(at.path()));
+    raw.sources.push_back(at.describe());
   }
   if (columns.titles.empty()) return raw;
   CsvTable table(columns.titles, separator, columns.header, config.progress);
   const int item = table.require(columns.item, "the titles file needs it too (--csv.item)"),
             title = table.require(columns.title, "name the titles' with --csv.title");
-  while (table.next(row))
+  raw.bad_lines.each([&] {
+    if (!table.next(row)) return false;
     raw.set_title(id_field(table.lines(), "item", row[item]), title_field(row[title]));
-  raw.sources.push_back(describe_source(table.lines().path()));
+    return true;
+  });
+  raw.sources.push_back(table.lines().describe());
   return raw;
 }
 

@@ -42,7 +42,9 @@ bool CsvRecords::next(std::vector<std::string>& fields) {
       // A line break inside quotes belongs to the field.
       size += line.size() + 1;
       if (size > LineReader::kMaxLine || !lines_.next(line))
-        throw lines_.error_at(first_line, "a quote is opened and never closed");
+        // What was swallowed may be many good rows: not one bad line.
+        throw DataError("{}:{}: a quote is opened and never closed", lines_.path().string(),
+                        first_line);
       field += '\n';
       at = 0;
       continue;

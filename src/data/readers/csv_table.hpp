@@ -16,7 +16,7 @@ class CsvRecords {
       : lines_(path, progress), separator_(separator) {}
 
   /// The next record's fields, unquoted; empty lines are passed over. False at the end. Throws
-  /// DataError: quote not closed, text behind a closing quote, record too long.
+  /// BadLine (text behind a closing quote) and DataError (quote not closed, record too long).
   bool next(std::vector<std::string>& fields);
   const LineReader& lines() const { return lines_; }
 
@@ -40,7 +40,7 @@ class CsvTable {
     return require(std::span(&name, 1), advice);
   }
 
-  /// The next row; it has exactly as many fields as there are columns, or a DataError is thrown.
+  /// The next row; it has exactly as many fields as there are columns, or BadLine is thrown.
   bool next(std::vector<std::string>& row);
   const LineReader& lines() const { return records_.lines(); }  ///< for error messages
 

@@ -1,4 +1,4 @@
-// Fields of a row, checked: every bad one is a DataError with FILE:LINE.
+// Fields of a row, checked: every bad one is a BadLine.
 #pragma once
 #include <cstdint>
 #include <optional>

@@ -28,7 +28,7 @@ std::filesystem::path either(const std::filesystem::path& directory, const char*
 }  // namespace
 
 RawRatings read_movielens_csv(const ReadConfig& config) {
-  RawRatings raw;
+  RawRatings raw = no_ratings(config);
   std::vector<std::string> row;
   {
     CsvTable ratings(either(config.input, "ratings.csv", "rating.csv"), ',', true, config.progress);
@@ -36,17 +36,23 @@ RawRatings read_movielens_csv(const ReadConfig& config) {
               rating = ratings.require(kRating, kAdvice), time = ratings.require(kTime, kAdvice);
     const LineReader& at = ratings.lines();
     TimeColumn times;
-    while (ratings.next(row))
+    raw.bad_lines.each([&] {
+      if (!ratings.next(row)) return false;
       raw.add(id_field(at, "user", row[user]), id_field(at, "item", row[item]),
               rating_field(at, row[rating]), times.field(at, row[time]));
+      return true;
+    });
     raw.input = at.path();
-    raw.sources.push_back(describe_source(at.path()));
+    raw.sources.push_back(at.describe());
   }
   CsvTable movies(either(config.input, "movies.csv", "movie.csv"), ',', true, config.progress);
   const int item = movies.require(kItem, kAdvice), title = movies.require(kTitle, kAdvice);
-  while (movies.next(row))
+  raw.bad_lines.each([&] {
+    if (!movies.next(row)) return false;
     raw.set_title(id_field(movies.lines(), "item", row[item]), title_field(row[title]));
-  raw.sources.push_back(describe_source(movies.lines().path()));
+    return true;
+  });
+  raw.sources.push_back(movies.lines().describe());
   return raw;
 }
 
