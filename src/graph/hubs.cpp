@@ -5,7 +5,7 @@
 
 namespace graphlora {
 
-std::vector<std::int64_t> top_items(const BipartiteGraph& graph, std::int64_t k) {
+std::vector<std::int64_t> items_by_degree(const BipartiteGraph& graph, std::int64_t k) {
   std::vector<std::int64_t> items(graph.nodes - graph.users);
   std::iota(items.begin(), items.end(), graph.users);
   std::partial_sort(items.begin(), items.begin() + k, items.end(),

@@ -145,23 +145,16 @@ struct MetisInput {
   std::vector<idx_t> weights;  // (node, constraint): 1 and its work
 };
 
-void check_index_width(const BipartiteGraph& graph, std::int64_t entries, std::int64_t work) {
+void check_index_width(std::int64_t users, std::int64_t entries) {
   constexpr std::int64_t kIndexLimit = std::numeric_limits<idx_t>::max();
-  if (entries > kIndexLimit) {
-    throw ConfigError(
-        "partition: {} adjacency entries are beyond this METIS build's {}-bit indices; give "
-        "--partition.max-degree so that users times it stays below {} ({} does), or "
-        "--partition.hubs, whose edges METIS does not see, use --partition.method random, or build "
-        "with a METIS of 64-bit idx_t",
-        entries, 8 * sizeof(idx_t), kIndexLimit / 2,
-        std::max<std::int64_t>(1, kIndexLimit / 2 / std::max<std::int64_t>(1, graph.users)));
-  }
-  if (work > kIndexLimit) {
-    throw ConfigError(
-        "partition: the graph's {} entries are beyond this METIS build's {}-bit weights; use "
-        "--partition.method random, or build with a METIS of 64-bit idx_t",
-        work, 8 * sizeof(idx_t));
-  }
+  if (entries <= kIndexLimit) return;
+  throw ConfigError(
+      "partition: {} adjacency entries are beyond this METIS build's {}-bit indices; give "
+      "--partition.max-degree so that users times it stays below {} ({} does), or more "
+      "--partition.hubs, whose edges METIS does not see, use --partition.method random, or build "
+      "with a METIS of 64-bit idx_t",
+      entries, 8 * sizeof(idx_t), kIndexLimit / 2,
+      std::max<std::int64_t>(1, kIndexLimit / 2 / std::max<std::int64_t>(1, users)));
 }
 
 MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64_t>& hubs,
@@ -193,7 +186,10 @@ MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64
     degree[user] = static_cast<std::int32_t>(items.size());
     edges += degree[user];
   }
-  check_index_width(graph, 2 * edges, static_cast<std::int64_t>(graph.col.size()));
+  check_index_width(graph.users, 2 * edges);
+  // METIS adds the weights up in idx_t; they need not be exact, since the result is refined.
+  const std::int64_t unit =
+      1 + static_cast<std::int64_t>(graph.col.size()) / std::numeric_limits<idx_t>::max();
 
   MetisInput input;
   std::vector<idx_t> index(graph.nodes, -1);
@@ -207,7 +203,7 @@ MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64
     input.nodes.push_back(static_cast<std::int32_t>(node));
     input.offsets.push_back(input.offsets.back() + degree[node]);
     input.weights.push_back(1);
-    input.weights.push_back(work[node]);
+    input.weights.push_back(static_cast<idx_t>(work[node] / unit));
   }
   input.adjacency.resize(2 * edges);
   std::vector<idx_t> fill(input.offsets.begin(), input.offsets.end() - 1);
@@ -264,6 +260,14 @@ std::int64_t run_metis(MetisInput& input, std::int64_t parts, std::int64_t seed,
   return static_cast<std::int64_t>(predicted);
 }
 
+// The same number of hubs to every part, but for one.
+void deal_hubs(const std::vector<std::int64_t>& hubs, std::int64_t parts,
+               std::vector<std::int32_t>& owner) {
+  for (std::size_t k = 0; k < hubs.size(); ++k) {
+    owner[hubs[k]] = static_cast<std::int32_t>(static_cast<std::int64_t>(k) % parts);
+  }
+}
+
 // Deals the nodes that METIS did not see (owner -1): those with work by the work of the parts, the
 // heaviest first, then hubs evenly, then the others by the number of nodes.
 void deal_unseen(const std::vector<std::int32_t>& work, const std::vector<std::int64_t>& hubs,
@@ -281,9 +285,7 @@ void deal_unseen(const std::vector<std::int32_t>& work, const std::vector<std::i
                    [&](std::int32_t a, std::int32_t b) { return work[a] > work[b]; });
   deal(
       working, load, [&](std::int32_t node) { return work[node]; }, owner);
-  deal(
-      {hubs.begin(), hubs.end()}, std::vector<std::int64_t>(parts, 0),
-      [](std::int32_t) { return 1; }, owner);
+  deal_hubs(hubs, parts, owner);
   std::fill(load.begin(), load.end(), 0);
   for (const std::int32_t part : owner) {
     if (part >= 0) ++load[part];
@@ -325,7 +327,7 @@ Division divide(const BipartiteGraph& graph, std::vector<std::int64_t> hubs,
 Division divide_with_best_hubs(const BipartiteGraph& graph, const PartitionConfig& config,
                                Making& making) {
   const std::int64_t items = graph.nodes - graph.users;
-  const std::vector<std::int64_t> by_degree = top_items(graph, items);
+  const std::vector<std::int64_t> by_degree = items_by_degree(graph, items);
   struct Best {
     std::int64_t hubs = 0, rows = std::numeric_limits<std::int64_t>::max();
   };
@@ -348,26 +350,26 @@ Division divide_with_best_hubs(const BipartiteGraph& graph, const PartitionConfi
     return std::vector(by_degree.begin(), by_degree.begin() + k);
   };
 
-  Division plain = divide(graph, {}, config, making);
-  making.without_hubs = partition_cost(graph, plain, config.parts);
-  Best best = evaluate(plain, 0);
+  Division division = divide(graph, {}, config, making);
+  making.without_hubs = partition_cost(graph, division, config.parts);
+  Best best = evaluate(division, 0);
   if (best.hubs > 0 && config.method == "metis") {
-    Division with_hubs = divide(graph, top(best.hubs), config, making);
-    const Best second = evaluate(with_hubs, best.hubs);
+    Division fitted = divide(graph, top(best.hubs), config, making);
+    const Best second = evaluate(fitted, best.hubs);
     if (second.rows <= best.rows) {
       best = second;
-      plain = std::move(with_hubs);
+      division = std::move(fitted);
     }
   }
-  if (static_cast<std::int64_t>(plain.hubs.size()) != best.hubs) {
-    plain.hubs = top(best.hubs);  // more of them than the division was made with
-    deal(
-        std::vector<std::int32_t>(plain.hubs.begin(), plain.hubs.end()),
-        std::vector<std::int64_t>(config.parts, 0), [](std::int32_t) { return 1; }, plain.owner);
-    if (config.method == "metis") refine_division(graph, config.parts, plain);
-    making.phase("refine");
+  if (static_cast<std::int64_t>(division.hubs.size()) != best.hubs) {
+    division.hubs = top(best.hubs);  // more of them than the division was made with
+    if (config.method == "metis") {
+      deal_hubs(division.hubs, config.parts, division.owner);
+      refine_division(graph, config.parts, division);
+      making.phase("refine");
+    }
   }
-  return plain;
+  return division;
 }
 
 Division make_division(const BipartiteGraph& graph, const PartitionConfig& config, Making& making) {
@@ -376,7 +378,7 @@ Division make_division(const BipartiteGraph& graph, const PartitionConfig& confi
     if (config.parts == 1) return divide(graph, {}, config, making);
     return divide_with_best_hubs(graph, config, making);
   }
-  return divide(graph, top_items(graph, hub_count(config, graph)), config, making);
+  return divide(graph, items_by_degree(graph, hub_count(config, graph)), config, making);
 }
 
 std::int64_t sum_of(const std::vector<std::int64_t>& values) {
