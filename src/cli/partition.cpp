@@ -33,6 +33,8 @@ struct PartitionOptions {
         .example(
             "graphlora partition --data run/dataset --parts 8 --partition.method random --json",
             "a random partition for comparison, report as JSON")
+        .example("graphlora partition --data run/dataset --parts 8 --partition.hubs auto",
+                 "items that nearly every rank needs become hubs, as many as save bytes")
         .add_required("Input", "data", &data, "DIR: dataset written by prepare")
         .add_required("Partition", "parts", &config.parts, "number of parts: the ranks of the job",
                       in_range(config.parts, 1, kMaxParts));
@@ -59,9 +61,6 @@ std::string report_text(const nlohmann::json& report, const std::string& directo
   const auto& options = report.at("options");
   const auto nodes = report.at("nodes").get<std::int64_t>();
   const auto edges = report.at("edges").get<std::int64_t>();
-  const auto share = [&](const char* key) {
-    return edges == 0 ? 0.0 : 100.0 * report.at(key).get<double>() / static_cast<double>(edges);
-  };
   const auto halo = list(report, "halo_rows"), halo_random = list(report, "halo_rows_random");
   const auto sum = [](const std::vector<std::int64_t>& values) {
     return std::accumulate(values.begin(), values.end(), std::int64_t{0});
@@ -76,18 +75,60 @@ std::string report_text(const nlohmann::json& report, const std::string& directo
   fmt::format_to(out, "{}: {} nodes, {} edges, cut {} ({} groups), seed {}\n\n", directory, nodes,
                  edges, options.at("cut").get<std::string>(),
                  report.at("cut").at("groups").get<int>(), report.at("seed").get<std::int64_t>());
-  fmt::format_to(out, "{:<28}{:>14}{:>14}\n", "", options.at("method").get<std::string>(),
-                 "random");
-  fmt::format_to(out, "{:<28}{:>12.1f} %{:>12.1f} %\n", "edges cut", share("edge_cut"),
-                 share("edge_cut_random"));
-  fmt::format_to(out, "{:<28}{:>14}{:>14}\n", "halo rows, all parts", sum(halo), sum(halo_random));
-  fmt::format_to(out, "{:<28}{:>14}{:>14}\n", "halo rows, largest part", most(halo),
-                 most(halo_random));
-  fmt::format_to(out, "{:<28}{:>14.3f}{:>14.3f}\n", "halo rows, max/mean",
-                 balance.at("halo_rows").get<double>(),
-                 balance.at("halo_rows_random").get<double>());
-  fmt::format_to(out, "{:<28}{:>14.3f}\n", "nodes, max/mean", balance.at("nodes").get<double>());
-  fmt::format_to(out, "{:<28}{:>14.3f}\n\n", "edges, max/mean", balance.at("edges").get<double>());
+  // Columns: this division, the same without hubs where it has some, random.
+  const auto& hubs = report.at("hubs");
+  const auto& plain = report.at("without_hubs");
+  const auto exchange = hubs.at("exchange_rows").get<std::int64_t>();
+  const auto row = [&](const char* name, const std::string& value, const std::string& plain_value,
+                       const std::string& random_value) {
+    fmt::format_to(out, "{:<32}{:>16}", name, value);
+    if (!plain.is_null()) fmt::format_to(out, "{:>16}", plain_value);
+    fmt::format_to(out, "{:>16}\n", random_value);
+  };
+  const auto halo_plain = plain.is_null() ? halo : list(plain, "halo_rows");
+  const auto counts = [&](const char* name, const auto& of) {
+    row(name, fmt::to_string(of(halo)), fmt::to_string(of(halo_plain)),
+        fmt::to_string(of(halo_random)));
+  };
+  const auto share = [&](const nlohmann::json& from, const char* key) {
+    const double all = std::max(1.0, static_cast<double>(edges));
+    return fmt::format("{:.1f} %", 100.0 * from.at(key).get<double>() / all);
+  };
+  const auto of_random = [&](std::int64_t rows) {
+    const auto all = static_cast<double>(sum(halo_random));
+    return all > 0 ? fmt::format("{:.3f}", static_cast<double>(rows) / all) : std::string("-");
+  };
+  const auto ratio = [&](const std::vector<std::int64_t>& values) {
+    const auto all = static_cast<double>(sum(values));
+    const auto parts = static_cast<double>(values.size());
+    return fmt::format("{:.3f}", all > 0 ? static_cast<double>(most(values)) * parts / all : 1.0);
+  };
+  row("", options.at("method").get<std::string>(), "without hubs", "random");
+  row("hubs", hubs.at("count").dump(), "0", "0");
+  row("edges cut", share(report, "edge_cut"), plain.is_null() ? "" : share(plain, "edge_cut"),
+      share(report, "edge_cut_random"));
+  counts("halo rows, all parts", sum);
+  row("hub rows exchanged, all parts", fmt::to_string(exchange), "0", "0");
+  row("rows a layer, of random's", of_random(sum(halo) + exchange), of_random(sum(halo_plain)),
+      of_random(sum(halo_random)));
+  counts("halo rows, largest part", most);
+  counts("halo rows, max/mean", ratio);
+  fmt::format_to(out, "{:<32}{:>16.3f}\n", "nodes, max/mean", balance.at("nodes").get<double>());
+  fmt::format_to(out, "{:<32}{:>16.3f}\n\n", "edges, max/mean", balance.at("edges").get<double>());
+
+  if (!hubs.at("candidates").empty()) {
+    fmt::format_to(out, "{:>8}{:>22}{:>12}{:>12}{:>16}\n", "hubs", "in a division made for",
+                   "halo rows", "hub rows", "bytes a layer");
+    for (const auto& candidate : hubs.at("candidates")) {
+      fmt::format_to(out, "{:>8}{:>22}{:>12}{:>12}{:>16}\n",
+                     candidate.at("hubs").get<std::int64_t>(),
+                     candidate.at("division_made_with_hubs").get<std::int64_t>(),
+                     candidate.at("halo_rows").get<std::int64_t>(),
+                     candidate.at("exchange_rows").get<std::int64_t>(),
+                     size_text(candidate.at("bytes_per_layer").get<double>()));
+    }
+    text += '\n';
+  }
 
   const auto part_nodes = list(report, "nodes_per_part"), users = list(report, "users");
   const auto part_edges = list(report, "edges_per_part");
@@ -102,8 +143,22 @@ std::string report_text(const nlohmann::json& report, const std::string& directo
   }
   if (halo.size() > kShown)
     fmt::format_to(out, "  ... {} more, see partition.json\n", halo.size() - kShown);
-  fmt::format_to(out, "\n{:.1f} s, {} of memory at most\n", report.at("seconds").get<double>(),
-                 size_text(report.at("peak_memory_bytes").get<double>()));
+  if (exchange > 0) {
+    const auto bytes = hubs.at("exchange_bytes_per_layer").get<double>();
+    fmt::format_to(out, "beside them every part exchanges {} a layer for hubs\n",
+                   size_text(bytes / static_cast<double>(halo.size())));
+  }
+  fmt::format_to(out, "\n{:.1f} s (", report.at("seconds").get<double>());
+  const char* separator = "";
+  for (const auto& [phase, seconds] : report.at("seconds_per_phase").items()) {
+    fmt::format_to(out, "{}{} {:.1f}", separator, phase, seconds.get<double>());
+    separator = ", ";
+  }
+  fmt::format_to(out, "), {} of memory at most", size_text(report.at("peak_memory_bytes")));
+  if (const auto& predicted = report.at("predicted_memory_bytes"); !predicted.is_null()) {
+    fmt::format_to(out, ", {} predicted before METIS began", size_text(predicted));
+  }
+  text += '\n';
   return text;
 }
 

@@ -18,80 +18,126 @@ void check_node_count(std::int64_t users, std::int64_t items) {
   }
 }
 
-// Entries of one row as sortable keys: (column, group) to find repeats, (group, column) as stored.
-void sort_row(std::uint64_t* begin, std::uint64_t*& end) {
-  std::sort(begin, end);
-  std::uint64_t* kept = begin;
-  for (std::uint64_t* entry = begin; entry != end; ++entry) {
-    // Equal columns stand together with ascending groups: the last one wins.
-    if (entry + 1 != end && (entry[0] >> 16) == (entry[1] >> 16)) continue;
-    *kept++ = (*entry & 0xffff) << 32 | *entry >> 16;
+// Sorts the rows [first, last) of offsets by (group, column). `unique`: a column that occurs
+// several times is kept once, with its highest group. `ends` receives where each row's entries end.
+void sort_rows(BipartiteGraph& graph, const std::vector<std::int64_t>& offsets, std::int64_t first,
+               std::int64_t last, bool unique, std::vector<std::int64_t>& ends) {
+  at::parallel_for(first, last, 1024, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<std::uint64_t> keys;
+    for (std::int64_t node = begin; node < end; ++node) {
+      keys.clear();
+      for (std::int64_t e = offsets[node]; e < ends[node]; ++e) {
+        const auto col = static_cast<std::uint64_t>(graph.col[e]);
+        const auto group = static_cast<std::uint64_t>(graph.group[e]);
+        keys.push_back(unique ? col << 16 | group : group << 32 | col);
+      }
+      std::sort(keys.begin(), keys.end());
+      if (unique) {
+        std::size_t kept = 0;
+        for (std::size_t k = 0; k < keys.size(); ++k) {
+          // Equal columns stand together with ascending groups: the last one wins.
+          if (k + 1 < keys.size() && keys[k] >> 16 == keys[k + 1] >> 16) continue;
+          keys[kept++] = (keys[k] & 0xffff) << 32 | keys[k] >> 16;
+        }
+        keys.resize(kept);
+        std::sort(keys.begin(), keys.end());
+      }
+      std::int64_t e = offsets[node];
+      for (const std::uint64_t key : keys) {
+        graph.group[e] = static_cast<std::uint16_t>(key >> 32);
+        graph.col[e++] = static_cast<std::int32_t>(key);
+      }
+      ends[node] = e;
+    }
+  });
+}
+
+// `for_each_edge(visit)` calls visit(user node, item node, row) for every edge, the same each time;
+// `group_of(user node, item node, row)` is its group. The lists are never copied: beside the graph
+// itself this needs 8 bytes a node.
+template <class ForEachEdge, class GroupOf>
+BipartiteGraph build(std::int64_t users, std::int64_t items, const ForEachEdge& for_each_edge,
+                     const GroupOf& group_of) {
+  check_node_count(users, items);
+  BipartiteGraph graph;
+  graph.nodes = users + items;
+  graph.users = users;
+  auto& offsets = graph.row_offsets;
+  offsets.assign(graph.nodes + 1, 0);
+  for_each_edge([&](std::int64_t user, std::int64_t item, std::int64_t) {
+    if (user < 0 || user >= users || item < users || item >= graph.nodes) {
+      throw DataError(
+          "graph: edge ({}, {}) does not join a user and an item of {} users and {} items", user,
+          item, users, items);
+    }
+    ++offsets[user + 1];
+  });
+  for (std::int64_t user = 0; user < users; ++user) offsets[user + 1] += offsets[user];
+  graph.col.resize(2 * offsets[users]);
+  graph.group.resize(2 * offsets[users]);
+
+  // The users' rows, repeated edges removed and the gaps closed.
+  std::vector<std::int64_t> ends(offsets.begin(), offsets.end());
+  for_each_edge([&](std::int64_t user, std::int64_t item, std::int64_t row) {
+    const std::int64_t e = ends[user]++;
+    graph.col[e] = static_cast<std::int32_t>(item);
+    graph.group[e] = group_of(user, item, row);
+  });
+  sort_rows(graph, offsets, 0, users, /*unique=*/true, ends);
+  std::int64_t edges = 0;
+  for (std::int64_t user = 0; user < users; ++user) {
+    const std::int64_t begin = offsets[user];
+    offsets[user] = edges;
+    for (std::int64_t e = begin; e < ends[user]; ++e, ++edges) {
+      graph.col[edges] = graph.col[e];
+      graph.group[edges] = graph.group[e];
+    }
   }
-  end = kept;
-  std::sort(begin, end);
+  offsets[users] = edges;
+  graph.col.resize(2 * edges);
+  graph.group.resize(2 * edges);
+
+  // The items' rows, transposed.
+  for (std::int64_t e = 0; e < edges; ++e) ++offsets[graph.col[e] + 1];
+  for (std::int64_t item = users; item < graph.nodes; ++item) offsets[item + 1] += offsets[item];
+  std::copy(offsets.begin() + users, offsets.end(), ends.begin() + users);
+  for (std::int64_t user = 0; user < users; ++user) {
+    for (std::int64_t e = offsets[user]; e < offsets[user + 1]; ++e) {
+      const std::int64_t to = ends[graph.col[e]]++;
+      graph.col[to] = static_cast<std::int32_t>(user);
+      graph.group[to] = graph.group[e];
+    }
+  }
+  sort_rows(graph, offsets, users, graph.nodes, /*unique=*/false, ends);
+  return graph;
 }
 
 }  // namespace
 
 BipartiteGraph build_graph(std::int64_t users, std::int64_t items,
                            const std::vector<BipartiteGraph::Edge>& edges) {
-  check_node_count(users, items);
-  BipartiteGraph graph;
-  graph.nodes = users + items;
-  graph.users = users;
-  std::vector<std::int64_t> offsets(graph.nodes + 1, 0);
-  for (const auto& edge : edges) {
-    if (edge.user < 0 || edge.user >= users || edge.item < users || edge.item >= graph.nodes) {
-      throw DataError(
-          "graph: edge ({}, {}) does not join a user and an item of {} users and {} items",
-          edge.user, edge.item, users, items);
-    }
-    ++offsets[edge.user + 1];
-    ++offsets[edge.item + 1];
-  }
-  for (std::int64_t node = 0; node < graph.nodes; ++node) offsets[node + 1] += offsets[node];
-
-  std::vector<std::uint64_t> entries(edges.size() * 2);
-  std::vector<std::int64_t> fill(offsets.begin(), offsets.end() - 1);
-  for (const auto& edge : edges) {
-    const auto key = [&](std::int32_t col) {
-      return static_cast<std::uint64_t>(col) << 16 | edge.group;
-    };
-    entries[fill[edge.user]++] = key(edge.item);
-    entries[fill[edge.item]++] = key(edge.user);
-  }
-  at::parallel_for(0, graph.nodes, 1024, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t node = first; node < last; ++node) {
-      std::uint64_t* end = entries.data() + fill[node];
-      sort_row(entries.data() + offsets[node], end);
-      fill[node] = end - entries.data();
-    }
-  });
-
-  graph.row_offsets.reserve(graph.nodes + 1);
-  graph.row_offsets.push_back(0);
-  graph.col.reserve(entries.size());
-  graph.group.reserve(entries.size());
-  for (std::int64_t node = 0; node < graph.nodes; ++node) {
-    for (std::int64_t entry = offsets[node]; entry < fill[node]; ++entry) {
-      graph.group.push_back(static_cast<std::uint16_t>(entries[entry] >> 32));
-      graph.col.push_back(static_cast<std::int32_t>(entries[entry]));
-    }
-    graph.row_offsets.push_back(static_cast<std::int64_t>(graph.col.size()));
-  }
-  return graph;
+  return build(
+      users, items,
+      [&](const auto& visit) {
+        for (std::size_t row = 0; row < edges.size(); ++row) {
+          visit(edges[row].user, edges[row].item, static_cast<std::int64_t>(row));
+        }
+      },
+      [&](std::int64_t, std::int64_t, std::int64_t row) { return edges[row].group; });
 }
 
 BipartiteGraph build_training_graph(const Dataset& dataset, const CutRule& cut) {
-  check_node_count(dataset.users(), dataset.items());
-  std::vector<BipartiteGraph::Edge> edges;
-  for (const std::int64_t row : dataset.rows_of(Split::train)) {
-    if (dataset.label()[row] == 0) continue;
-    edges.push_back({static_cast<std::int32_t>(dataset.user_node(row)),
-                     static_cast<std::int32_t>(dataset.item_node(row)),
-                     cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row])});
-  }
-  return build_graph(dataset.users(), dataset.items(), edges);
+  return build(
+      dataset.users(), dataset.items(),
+      [&](const auto& visit) {
+        for (std::int64_t row = 0; row < dataset.rows(); ++row) {
+          if (dataset.label()[row] == 0 || dataset.split(row) != Split::train) continue;
+          visit(dataset.user_node(row), dataset.item_node(row), row);
+        }
+      },
+      [&](std::int64_t user, std::int64_t item, std::int64_t row) {
+        return cut.group(user, item - dataset.users(), dataset.time()[row]);
+      });
 }
 
 }  // namespace graphlora

@@ -11,10 +11,40 @@ namespace {
 
 constexpr std::int64_t kMaxGroups = std::numeric_limits<std::uint16_t>::max();
 
-std::vector<std::int64_t> training_times(const Dataset& dataset) {
-  std::vector<std::int64_t> times;
-  for (const std::int64_t row : dataset.rows_of(Split::train)) times.push_back(dataset.time()[row]);
-  return times;
+// First time of each window. `for_each_time(visit)` gives the training rows' times, ascending, of
+// which there are `rows`.
+template <class ForEachTime>
+std::vector<std::int64_t> starts_of_windows(std::int64_t rows, std::int64_t groups,
+                                            const ForEachTime& for_each_time) {
+  std::vector<std::int64_t> starts;
+  std::int64_t window = 1, row = 0, before = 0, run_time = 0;  // the run of equal times at hand
+  // Ends the run at `after`, where `next` follows. A boundary that ideally stood inside it goes to
+  // its nearer end.
+  const auto end_run = [&](std::int64_t after, std::int64_t next) {
+    for (; window < groups; ++window) {
+      const std::int64_t ideal =
+          std::min(rows - 1, rows / groups * window + rows % groups * window / groups);
+      if (ideal >= after) return;
+      const bool at_begin = ideal - before <= after - ideal;
+      if (!at_begin && after == rows) continue;
+      const std::int64_t start = at_begin ? run_time : next;
+      if (start > starts.back()) starts.push_back(start);
+    }
+  };
+  for_each_time([&](std::int64_t time) {
+    if (row == 0) {
+      starts.push_back(time);
+      run_time = time;
+    } else if (time != run_time) {
+      end_run(row, time);
+      before = row;
+      run_time = time;
+    }
+    ++row;
+  });
+  if (rows == 0) return {0};
+  end_run(rows, run_time);
+  return starts;
 }
 
 }  // namespace
@@ -39,33 +69,30 @@ const char* to_string(CutKind kind) {
 }
 
 CutRule::CutRule(const Dataset& dataset, CutKind kind, std::int64_t groups)
-    : CutRule(kind == CutKind::window ? training_times(dataset) : std::vector<std::int64_t>{}, kind,
-              groups) {}
+    : CutRule(std::span<const std::int64_t>{}, kind, groups) {
+  if (kind != CutKind::window) return;
+  const auto in_train = [&](std::int64_t row) { return dataset.split(row) == Split::train; };
+  std::int64_t rows = 0;
+  for (std::int64_t row = 0; row < dataset.rows(); ++row) rows += in_train(row);
+  window_starts_ = starts_of_windows(rows, groups, [&](const auto& visit) {
+    for (std::int64_t row = 0; row < dataset.rows(); ++row) {
+      if (in_train(row)) visit(dataset.time()[row]);
+    }
+  });
+  groups_ = static_cast<int>(window_starts_.size());
+}
 
 CutRule::CutRule(std::span<const std::int64_t> training_times, CutKind kind, std::int64_t groups)
     : kind_(kind) {
   if (groups < 1 || groups > kMaxGroups) {
     throw ConfigError("--graph.groups: {} is out of range; give 1 to {}", groups, kMaxGroups);
   }
-  if (kind == CutKind::none) return;
-  if (kind == CutKind::fold) {
-    groups_ = static_cast<int>(groups);
-    return;
-  }
-  const auto rows = static_cast<std::int64_t>(training_times.size());
-  window_starts_.push_back(rows > 0 ? training_times[0] : 0);
-  for (std::int64_t w = 1; w < groups && rows > 0; ++w) {
-    // Of the two changes of time around the ideal boundary, the nearer one.
-    const std::int64_t ideal = std::min(rows - 1, rows / groups * w + rows % groups * w / groups);
-    const auto run = std::equal_range(training_times.begin(), training_times.end(),
-                                      training_times[static_cast<std::size_t>(ideal)]);
-    const std::int64_t before = run.first - training_times.begin();
-    const std::int64_t after = run.second - training_times.begin();
-    const std::int64_t boundary = ideal - before <= after - ideal ? before : after;
-    if (boundary == rows) continue;
-    const std::int64_t start = training_times[static_cast<std::size_t>(boundary)];
-    if (start > window_starts_.back()) window_starts_.push_back(start);
-  }
+  if (kind == CutKind::fold) groups_ = static_cast<int>(groups);
+  if (kind != CutKind::window) return;
+  window_starts_ = starts_of_windows(static_cast<std::int64_t>(training_times.size()), groups,
+                                     [&](const auto& visit) {
+                                       for (const std::int64_t time : training_times) visit(time);
+                                     });
   groups_ = static_cast<int>(window_starts_.size());
 }
 

@@ -2,6 +2,7 @@
 
 #include <metis.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -9,13 +10,17 @@
 #include <chrono>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <numeric>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/progress.hpp"
 #include "core/rng.hpp"
 #include "graph/anchor_shares.hpp"
+#include "graph/hubs.hpp"
+#include "graph/refine.hpp"
 #include "graph/shard_writer.hpp"
 #include "graph/training_order.hpp"
 
@@ -24,12 +29,60 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// What is learned while a partition is made, for its report.
+struct Making {
+  Clock::time_point start = Clock::now(), phase_start = start;
+  std::map<std::string, double> seconds;      // by phase
+  std::int64_t predicted_memory = 0;          // of the process, before METIS; 0: METIS did not run
+  std::optional<PartitionCost> without_hubs;  // of the division made without them, where one was
+  nlohmann::json candidates = nlohmann::json::array();  // numbers of hubs considered
+
+  // Ends a phase: what passed since the last one ended is its time.
+  void phase(const char* name) {
+    const auto now = Clock::now();
+    seconds[name] += std::chrono::duration<double>(now - phase_start).count();
+    phase_start = now;
+  }
+};
+
 constexpr const char* kMarker = "partition.json";
 constexpr std::int64_t kBytesPerRow = 32;  // of the report: 8 numbers of 4 bytes, LightGCN at r = 8
-constexpr double kMetisBytesPerEntry = 45;  // measured, above the CSR
+constexpr double kMetisBytesPerEntry = 54;  // beside its input; measured 46 to 60
 constexpr double kImbalance = 1.05;         // asked of METIS, for nodes and for edges
 constexpr double kImbalanceToReport = 1.2;  // of edges, where one warns
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+
+void check_config(const PartitionConfig& config, std::int64_t nodes) {
+  if (config.parts < 1) throw ConfigError("--parts: {} is below 1", config.parts);
+  if (config.parts > kMaxParts) {
+    throw ConfigError("{} parts (ranks): at most {} are supported", config.parts, kMaxParts);
+  }
+  if (config.parts > nodes) {
+    throw ConfigError("{} parts (ranks) for a graph of {} nodes: each needs at least one node",
+                      config.parts, nodes);
+  }
+  if (config.method != "metis" && config.method != "random") {
+    throw ConfigError("--partition.method: unknown method \"{}\"; choose metis or random",
+                      config.method);
+  }
+  if (config.max_degree < 0)
+    throw ConfigError("--partition.max-degree: {} is below 0", config.max_degree);
+}
+
+// What --partition.hubs asks for.
+std::int64_t hub_count(const PartitionConfig& config, const BipartiteGraph& graph) {
+  const std::string& text = config.hubs;
+  std::int64_t count = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc() || end != text.data() + text.size() || count < 0) {
+    throw ConfigError("--partition.hubs: \"{}\" is neither a number nor auto", text);
+  }
+  if (count > graph.nodes - graph.users) {
+    throw ConfigError("--partition.hubs: {} of {} items cannot be hubs", count,
+                      graph.nodes - graph.users);
+  }
+  return count;
+}
 
 std::vector<std::int32_t> random_owner(std::int64_t nodes, std::int64_t parts, std::int64_t seed) {
   std::vector<std::int32_t> order(nodes), owner(nodes);
@@ -61,33 +114,20 @@ void deal(const std::vector<std::int32_t>& nodes, std::vector<std::int64_t> load
   }
 }
 
-// The k items of highest degree, ties: lowest id.
-std::vector<std::int64_t> top_items(const BipartiteGraph& graph, std::int64_t k) {
-  std::vector<std::int64_t> items(graph.nodes - graph.users);
-  std::iota(items.begin(), items.end(), graph.users);
-  std::partial_sort(items.begin(), items.begin() + k, items.end(),
-                    [&](std::int64_t a, std::int64_t b) {
-                      return std::pair(-graph.degree(a), a) < std::pair(-graph.degree(b), b);
-                    });
-  items.resize(k);
-  return items;
+std::int64_t page_bytes() { return sysconf(_SC_PAGESIZE); }
+
+// Of this process, files that it has mapped included.
+std::int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::int64_t size = 0, resident = 0;
+  file >> size >> resident;
+  return resident * page_bytes();
 }
 
-// Entries that each node's owner works on: a user's edges to hubs twice, for its own row and for
-// its share of the hub's; a hub's none.
-std::vector<std::int32_t> work_of_nodes(const BipartiteGraph& graph,
-                                        const std::vector<std::int64_t>& hubs) {
-  std::vector<std::int32_t> work(graph.nodes);
-  for (std::int64_t node = 0; node < graph.nodes; ++node) {
-    work[node] = static_cast<std::int32_t>(graph.degree(node));
-  }
-  for (const std::int64_t hub : hubs) {
-    for (std::int64_t e = graph.row_offsets[hub]; e < graph.row_offsets[hub + 1]; ++e) {
-      ++work[graph.col[e]];
-    }
-    work[hub] = 0;
-  }
-  return work;
+std::int64_t peak_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return std::int64_t{usage.ru_maxrss} * 1024;
 }
 
 // What the kernel could hand out, its caches included; infinite where it does not say.
@@ -107,23 +147,16 @@ struct MetisInput {
   std::vector<idx_t> weights;  // (node, constraint): 1 and its work
 };
 
-void check_index_width(const BipartiteGraph& graph, std::int64_t entries, std::int64_t work) {
+void check_index_width(std::int64_t users, std::int64_t entries) {
   constexpr std::int64_t kIndexLimit = std::numeric_limits<idx_t>::max();
-  if (entries > kIndexLimit) {
-    throw ConfigError(
-        "partition: {} adjacency entries are beyond this METIS build's {}-bit indices; give "
-        "--partition.max-degree so that users times it stays below {} ({} does), or "
-        "--partition.hubs, whose edges METIS does not see, use --partition.method random, or build "
-        "with a METIS of 64-bit idx_t",
-        entries, 8 * sizeof(idx_t), kIndexLimit / 2,
-        std::max<std::int64_t>(1, kIndexLimit / 2 / std::max<std::int64_t>(1, graph.users)));
-  }
-  if (work > kIndexLimit) {
-    throw ConfigError(
-        "partition: the graph's {} entries are beyond this METIS build's {}-bit weights; use "
-        "--partition.method random, or build with a METIS of 64-bit idx_t",
-        work, 8 * sizeof(idx_t));
-  }
+  if (entries <= kIndexLimit) return;
+  throw ConfigError(
+      "partition: {} adjacency entries are beyond this METIS build's {}-bit indices; give "
+      "--partition.max-degree so that users times it stays below {} ({} does), or more "
+      "--partition.hubs, whose edges METIS does not see, use --partition.method random, or build "
+      "with a METIS of 64-bit idx_t",
+      entries, 8 * sizeof(idx_t), kIndexLimit / 2,
+      std::max<std::int64_t>(1, kIndexLimit / 2 / std::max<std::int64_t>(1, users)));
 }
 
 MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64_t>& hubs,
@@ -155,7 +188,10 @@ MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64
     degree[user] = static_cast<std::int32_t>(items.size());
     edges += degree[user];
   }
-  check_index_width(graph, 2 * edges, static_cast<std::int64_t>(graph.col.size()));
+  check_index_width(graph.users, 2 * edges);
+  // METIS adds the weights up in idx_t; they need not be exact, since the result is refined.
+  const std::int64_t unit =
+      1 + static_cast<std::int64_t>(graph.col.size()) / std::numeric_limits<idx_t>::max();
 
   MetisInput input;
   std::vector<idx_t> index(graph.nodes, -1);
@@ -169,7 +205,7 @@ MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64
     input.nodes.push_back(static_cast<std::int32_t>(node));
     input.offsets.push_back(input.offsets.back() + degree[node]);
     input.weights.push_back(1);
-    input.weights.push_back(work[node]);
+    input.weights.push_back(static_cast<idx_t>(work[node] / unit));
   }
   input.adjacency.resize(2 * edges);
   std::vector<idx_t> fill(input.offsets.begin(), input.offsets.end() - 1);
@@ -183,21 +219,22 @@ MetisInput metis_input(const BipartiteGraph& graph, const std::vector<std::int64
   return input;
 }
 
-// Parts of the nodes that METIS sees; the others' entries of `owner` stay as they are.
-void run_metis(MetisInput& input, std::int64_t parts, std::int64_t seed,
-               std::vector<std::int32_t>& owner) {
+// Parts of the nodes that METIS sees; the others' entries of `owner` stay as they are. Returns the
+// process's memory that was predicted before it ran.
+std::int64_t run_metis(MetisInput& input, std::int64_t parts, std::int64_t seed,
+                       std::vector<std::int32_t>& owner) {
   const auto count = static_cast<std::int64_t>(input.nodes.size());
   const auto entries = static_cast<std::int64_t>(input.adjacency.size());
-  const double predicted =
-      static_cast<double>(sizeof(idx_t)) * static_cast<double>(entries + 4 * count) +
-      kMetisBytesPerEntry * static_cast<double>(entries);
-  log::info("METIS: {} nodes, {} edges into {} parts, about {:.2f} GiB of memory", count,
-            entries / 2, parts, predicted / kGiB);
-  if (predicted > available_bytes()) {
+  const double own = kMetisBytesPerEntry * static_cast<double>(entries);
+  const double predicted = static_cast<double>(resident_bytes()) + own;
+  log::info(
+      "METIS: {} nodes, {} edges into {} parts; {:.2f} GiB of memory beside {:.2f} GiB in use",
+      count, entries / 2, parts, own / kGiB, (predicted - own) / kGiB);
+  if (own > available_bytes()) {
     log::warn(
         "METIS may need {:.1f} GiB and {:.1f} GiB are free; --partition.hubs and a "
         "--partition.max-degree below {} would need less",
-        predicted / kGiB, available_bytes() / kGiB, std::max<std::int64_t>(2, entries / count));
+        own / kGiB, available_bytes() / kGiB, std::max<std::int64_t>(2, entries / count));
   }
   std::array<idx_t, METIS_NOPTIONS> options;
   METIS_SetDefaultOptions(options.data());
@@ -222,6 +259,15 @@ void run_metis(MetisInput& input, std::int64_t parts, std::int64_t seed,
     }
     owner[input.nodes[k]] = static_cast<std::int32_t>(part[k]);
   }
+  return static_cast<std::int64_t>(predicted);
+}
+
+// The same number of hubs to every part, but for one.
+void deal_hubs(const std::vector<std::int64_t>& hubs, std::int64_t parts,
+               std::vector<std::int32_t>& owner) {
+  for (std::size_t k = 0; k < hubs.size(); ++k) {
+    owner[hubs[k]] = static_cast<std::int32_t>(static_cast<std::int64_t>(k) % parts);
+  }
 }
 
 // Deals the nodes that METIS did not see (owner -1): those with work by the work of the parts, the
@@ -241,9 +287,7 @@ void deal_unseen(const std::vector<std::int32_t>& work, const std::vector<std::i
                    [&](std::int32_t a, std::int32_t b) { return work[a] > work[b]; });
   deal(
       working, load, [&](std::int32_t node) { return work[node]; }, owner);
-  deal(
-      {hubs.begin(), hubs.end()}, std::vector<std::int64_t>(parts, 0),
-      [](std::int32_t) { return 1; }, owner);
+  deal_hubs(hubs, parts, owner);
   std::fill(load.begin(), load.end(), 0);
   for (const std::int32_t part : owner) {
     if (part >= 0) ++load[part];
@@ -253,22 +297,98 @@ void deal_unseen(const std::vector<std::int32_t>& work, const std::vector<std::i
 }
 
 Division metis_division(const BipartiteGraph& graph, std::vector<std::int64_t> hubs,
-                        const PartitionConfig& config) {
+                        const PartitionConfig& config, Making& making) {
   const std::vector<std::int32_t> work = work_of_nodes(graph, hubs);
-  std::vector<std::int32_t> owner(graph.nodes, -1);
+  Division division(std::vector<std::int32_t>(graph.nodes, -1), std::move(hubs));
   {
-    MetisInput input = metis_input(graph, hubs, work, config.max_degree);
+    MetisInput input = metis_input(graph, division.hubs, work, config.max_degree);
+    making.phase("metis_input");
     // With fewer nodes there is nothing to optimize, and METIS wants more vertices than parts.
     if (static_cast<std::int64_t>(input.nodes.size()) > config.parts) {
-      run_metis(input, config.parts, config.seed, owner);
+      making.predicted_memory = std::max(
+          making.predicted_memory, run_metis(input, config.parts, config.seed, division.owner));
+    }
+    making.phase("metis");
+  }
+  deal_unseen(work, division.hubs, config.parts, division.owner);
+  refine_division(graph, config.parts, division);
+  making.phase("refine");
+  return division;
+}
+
+Division divide(const BipartiteGraph& graph, std::vector<std::int64_t> hubs,
+                const PartitionConfig& config, Making& making) {
+  if (config.parts == 1) return {std::vector<std::int32_t>(graph.nodes, 0), std::move(hubs)};
+  if (config.method == "metis") return metis_division(graph, std::move(hubs), config, making);
+  return {random_owner(graph.nodes, config.parts, config.seed), std::move(hubs)};
+}
+
+// Chooses the number of hubs by the rows that travel in a layer. The division without hubs tells
+// what each number would leave of its halo; a second one is made with the best number by that, and
+// tells the same for this number and larger ones, since its parts suit them better.
+Division divide_with_best_hubs(const BipartiteGraph& graph, const PartitionConfig& config,
+                               Making& making) {
+  const std::int64_t items = graph.nodes - graph.users;
+  const std::vector<std::int64_t> by_degree = items_by_degree(graph, items);
+  struct Best {
+    std::int64_t hubs = 0, rows = std::numeric_limits<std::int64_t>::max();
+  };
+  const auto evaluate = [&](const Division& division, std::int64_t from) {
+    const auto halo = halo_rows_by_hubs(graph, division.owner, config.parts, by_degree);
+    Best best;
+    for (const std::int64_t k : hub_candidates(items)) {
+      if (k < from) continue;
+      const std::int64_t exchange = hub_exchange_rows(k, config.parts);
+      making.candidates.push_back({{"hubs", k},
+                                   {"division_made_with_hubs", division.hubs.size()},
+                                   {"halo_rows", halo[k]},
+                                   {"exchange_rows", exchange},
+                                   {"bytes_per_layer", (halo[k] + exchange) * kBytesPerRow}});
+      if (halo[k] + exchange < best.rows) best = {k, halo[k] + exchange};
+    }
+    return best;
+  };
+  const auto top = [&](std::int64_t k) {
+    return std::vector(by_degree.begin(), by_degree.begin() + k);
+  };
+
+  Division division = divide(graph, {}, config, making);
+  making.without_hubs = partition_cost(graph, division, config.parts);
+  Best best = evaluate(division, 0);
+  if (best.hubs > 0 && config.method == "metis") {
+    Division fitted = divide(graph, top(best.hubs), config, making);
+    const Best second = evaluate(fitted, best.hubs);
+    if (second.rows <= best.rows) {
+      best = second;
+      division = std::move(fitted);
     }
   }
-  deal_unseen(work, hubs, config.parts, owner);
-  return {std::move(owner), std::move(hubs)};
+  if (static_cast<std::int64_t>(division.hubs.size()) != best.hubs) {
+    division.hubs = top(best.hubs);  // more of them than the division was made with
+    if (config.method == "metis") {
+      deal_hubs(division.hubs, config.parts, division.owner);
+      refine_division(graph, config.parts, division);
+      making.phase("refine");
+    }
+  }
+  return division;
+}
+
+Division make_division(const BipartiteGraph& graph, const PartitionConfig& config, Making& making) {
+  check_config(config, graph.nodes);
+  if (config.hubs == "auto") {
+    if (config.parts == 1) return divide(graph, {}, config, making);
+    return divide_with_best_hubs(graph, config, making);
+  }
+  return divide(graph, items_by_degree(graph, hub_count(config, graph)), config, making);
+}
+
+std::int64_t sum_of(const std::vector<std::int64_t>& values) {
+  return std::accumulate(values.begin(), values.end(), std::int64_t{0});
 }
 
 double max_over_mean(const std::vector<std::int64_t>& values) {
-  const auto sum = std::accumulate(values.begin(), values.end(), std::int64_t{0});
+  const std::int64_t sum = sum_of(values);
   if (sum == 0) return 1;
   const auto most = *std::max_element(values.begin(), values.end());
   return static_cast<double>(most) * static_cast<double>(values.size()) / static_cast<double>(sum);
@@ -277,38 +397,6 @@ double max_over_mean(const std::vector<std::int64_t>& values) {
 CutKind resolved_cut(const Dataset& dataset, const std::string& cut) {
   if (cut == "auto") return dataset.user_time_split() ? CutKind::fold : CutKind::window;
   return parse_cut(cut);
-}
-
-void check_config(const PartitionConfig& config, std::int64_t nodes) {
-  if (config.parts < 1) throw ConfigError("--parts: {} is below 1", config.parts);
-  if (config.parts > kMaxParts) {
-    throw ConfigError("{} parts (ranks): at most {} are supported", config.parts, kMaxParts);
-  }
-  if (config.parts > nodes) {
-    throw ConfigError("{} parts (ranks) for a graph of {} nodes: each needs at least one node",
-                      config.parts, nodes);
-  }
-  if (config.method != "metis" && config.method != "random") {
-    throw ConfigError("--partition.method: unknown method \"{}\"; choose metis or random",
-                      config.method);
-  }
-  if (config.max_degree < 0)
-    throw ConfigError("--partition.max-degree: {} is below 0", config.max_degree);
-}
-
-// What --partition.hubs asks for.
-std::int64_t hub_count(const PartitionConfig& config, const BipartiteGraph& graph) {
-  const std::string& text = config.hubs;
-  std::int64_t count = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc() || end != text.data() + text.size() || count < 0) {
-    throw ConfigError("--partition.hubs: \"{}\" is neither a number nor auto", text);
-  }
-  if (count > graph.nodes - graph.users) {
-    throw ConfigError("--partition.hubs: {} of {} items cannot be hubs", count,
-                      graph.nodes - graph.users);
-  }
-  return count;
 }
 
 void warn_if_poor(const PartitionCost& cost, const PartitionCost& random) {
@@ -323,7 +411,8 @@ void warn_if_poor(const PartitionCost& cost, const PartitionCost& random) {
   if (const double edges = max_over_mean(cost.entries); edges > kImbalanceToReport) {
     log::warn(
         "partition: the heaviest part has {:.2f} times the mean number of edges; a few nodes of "
-        "very high degree, or too many parts for this graph",
+        "very high degree (--partition.hubs auto divides their edges among all parts), or too many "
+        "parts for this graph",
         edges);
   }
 }
@@ -331,24 +420,31 @@ void warn_if_poor(const PartitionCost& cost, const PartitionCost& random) {
 }  // namespace
 
 Division partition_nodes(const BipartiteGraph& graph, const PartitionConfig& config) {
-  check_config(config, graph.nodes);
-  std::vector<std::int64_t> hubs = top_items(graph, hub_count(config, graph));
-  if (config.parts == 1) return {std::vector<std::int32_t>(graph.nodes, 0), std::move(hubs)};
-  if (config.method == "random") {
-    return {random_owner(graph.nodes, config.parts, config.seed), std::move(hubs)};
-  }
-  return metis_division(graph, std::move(hubs), config);
+  Making making;
+  return make_division(graph, config, making);
 }
 
 namespace {
 
-// Fills and commits the directory; `start`: when the work began.
+// Fills and commits the directory.
 nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, const CutRule& cut,
-                     const BipartiteGraph& graph, const Division& division, AtomicDirectory& output,
-                     Clock::time_point start) {
+                     const BipartiteGraph& graph, const Division& division, Making& making,
+                     AtomicDirectory& output) {
   const PartitionCost cost = partition_cost(graph, division, config.parts);
   const PartitionCost random =
       partition_cost(graph, random_owner(graph.nodes, config.parts, config.seed), config.parts);
+  const auto hubs = static_cast<std::int64_t>(division.hubs.size());
+  const std::int64_t exchange_rows = hub_exchange_rows(hubs, config.parts);
+  nlohmann::json without_hubs;
+  if (hubs > 0) {
+    const PartitionCost plain = making.without_hubs
+                                    ? *making.without_hubs
+                                    : partition_cost(graph, division.owner, config.parts);
+    without_hubs = {{"division", making.without_hubs ? "made without hubs" : "this one"},
+                    {"edge_cut", plain.edge_cut},
+                    {"halo_rows", plain.halo_rows}};
+  }
+  making.phase("evaluate");
 
   const nlohmann::json options{{"method", config.method}, {"cut", to_string(cut.kind())},
                                {"groups", config.groups}, {"max_degree", config.max_degree},
@@ -363,6 +459,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
           .substr(0, 16);
 
   ShardWriter writer(graph, division, static_cast<int>(config.parts), cut.groups());
+  Progress progress("writing shards", config.parts, "parts");
   for (int part = 0; part < config.parts; ++part) {
     writer.write(output.path(), part,
                  {{"format_version", std::to_string(kPartitionVersion)},
@@ -370,40 +467,55 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
                   {"part", std::to_string(part)},
                   {"parts", std::to_string(config.parts)},
                   {"groups", std::to_string(cut.groups())}});
+    progress.update(part + 1);
   }
   write_training_order(output.path(), dataset, cut);
+  progress.finish();
+  making.phase("write");
+
   auto bytes_per_layer = cost.rows;
   for (auto& row : bytes_per_layer) {
     for (std::int64_t& rows : row) rows *= kBytesPerRow;
   }
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  nlohmann::json report{{"format_version", kPartitionVersion},
-                        {"partition_id", id},
-                        {"dataset_fingerprint", dataset.fingerprint()},
-                        {"options", options},
-                        {"cut", cut.to_json()},
-                        {"anchor_shares", to_json(anchor_shares(dataset, cut))},
-                        {"parts", config.parts},
-                        {"nodes", graph.nodes},
-                        {"edges", graph.edges()},
-                        {"seed", config.seed},
-                        {"edge_cut", cost.edge_cut},
-                        {"edge_cut_random", random.edge_cut},
-                        {"halo_rows", cost.halo_rows},
-                        {"halo_rows_random", random.halo_rows},
-                        {"bytes_per_row", kBytesPerRow},
-                        {"bytes_per_layer", bytes_per_layer},
-                        {"nodes_per_part", cost.nodes},
-                        {"users", cost.users},
-                        {"edges_per_part", cost.entries},
-                        {"balance",
-                         {{"nodes", max_over_mean(cost.nodes)},
-                          {"edges", max_over_mean(cost.entries)},
-                          {"halo_rows", max_over_mean(cost.halo_rows)},
-                          {"halo_rows_random", max_over_mean(random.halo_rows)}}},
-                        {"seconds", std::chrono::duration<double>(Clock::now() - start).count()},
-                        {"peak_memory_bytes", std::int64_t{usage.ru_maxrss} * 1024}};
+  const double rows = static_cast<double>(sum_of(cost.halo_rows) + exchange_rows);
+  const double random_rows = static_cast<double>(sum_of(random.halo_rows));
+  nlohmann::json report{
+      {"format_version", kPartitionVersion},
+      {"partition_id", id},
+      {"dataset_fingerprint", dataset.fingerprint()},
+      {"options", options},
+      {"cut", cut.to_json()},
+      {"anchor_shares", to_json(anchor_shares(dataset, cut))},
+      {"parts", config.parts},
+      {"nodes", graph.nodes},
+      {"edges", graph.edges()},
+      {"seed", config.seed},
+      {"edge_cut", cost.edge_cut},
+      {"edge_cut_random", random.edge_cut},
+      {"halo_rows", cost.halo_rows},
+      {"halo_rows_random", random.halo_rows},
+      {"bytes_per_row", kBytesPerRow},
+      {"bytes_per_layer", bytes_per_layer},
+      {"hubs",
+       {{"count", hubs},
+        {"exchange_rows", exchange_rows},
+        {"exchange_bytes_per_layer", exchange_rows * kBytesPerRow},
+        {"candidates", making.candidates}}},
+      {"without_hubs", without_hubs},
+      {"share_of_random_rows", random_rows > 0 ? nlohmann::json(rows / random_rows) : nullptr},
+      {"nodes_per_part", cost.nodes},
+      {"users", cost.users},
+      {"edges_per_part", cost.entries},
+      {"balance",
+       {{"nodes", max_over_mean(cost.nodes)},
+        {"edges", max_over_mean(cost.entries)},
+        {"halo_rows", max_over_mean(cost.halo_rows)},
+        {"halo_rows_random", max_over_mean(random.halo_rows)}}},
+      {"seconds", std::chrono::duration<double>(Clock::now() - making.start).count()},
+      {"seconds_per_phase", making.seconds},
+      {"predicted_memory_bytes",
+       making.predicted_memory > 0 ? nlohmann::json(making.predicted_memory) : nullptr},
+      {"peak_memory_bytes", peak_bytes()}};
   write_json(output.path() / kMarker, report);
   output.commit();
   if (config.method == "metis" && config.parts > 1) warn_if_poor(cost, random);
@@ -413,20 +525,23 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
 }  // namespace
 
 nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& config) {
-  const auto start = Clock::now();
+  Making making;
   check_config(config, dataset.nodes());
   AtomicDirectory output(partition_directory(dataset, static_cast<int>(config.parts)), kMarker);
   const CutRule cut(dataset, resolved_cut(dataset, config.cut), config.groups);
   const BipartiteGraph graph = build_training_graph(dataset, cut);
-  return write(dataset, config, cut, graph, partition_nodes(graph, config), output, start);
+  making.phase("graph");
+  const Division division = make_division(graph, config, making);
+  return write(dataset, config, cut, graph, division, making, output);
 }
 
 nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& config,
                                const CutRule& cut, const BipartiteGraph& graph,
                                const Division& division, const std::filesystem::path& directory) {
+  Making making;
   check_config(config, graph.nodes);
   AtomicDirectory output(directory, kMarker);
-  return write(dataset, config, cut, graph, division, output, Clock::now());
+  return write(dataset, config, cut, graph, division, making, output);
 }
 
 std::filesystem::path partition_directory(const Dataset& dataset, int parts) {
