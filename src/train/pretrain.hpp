@@ -41,14 +41,15 @@ struct PretrainResult {
   bool interrupted = false;     ///< a signal ended it early; the table is the best so far
 };
 
-/// Factorizes the labels of all training rows: minimizes mean BCE of E_u·E_v (of a batch's first
-/// 4096 rows' weight each: in larger batches the sum over 4096) plus weight_decay/2·‖E‖² of a
-/// batch's rows, by Adam on those rows alone (steps counted per row). Rows of nodes without
-/// training interactions are 0. `owned`: node ids of this rank's rows of the result. Both owners of
-/// a row's ends compute its gradient, in the batch's order, so that the result has the same bits at
-/// any number of ranks and threads. A rank works on the rows that it owns an end of, and plans the
-/// next batch while foreign rows of E travel. Collective. Errors are agreed: nothing to train on, a
-/// width too small, divergence.
+/// Factorizes the labels of all training rows: minimizes the mean BCE of E_u·E_v over a batch's
+/// rows (over 4096 of them, where a batch has more: the sum divided by 4096) plus
+/// weight_decay/2·‖E‖² of its rows of E, by Adam on those rows alone (steps counted per row). Rows
+/// of nodes without training interactions are 0. `owned`: node ids of this rank's rows of the
+/// result. A rank works on the rows that it owns an end of, and plans later batches while foreign
+/// rows of E travel. Both owners of a row's ends compute its gradient, in the batch's order, so
+/// that the result has the same bits at any number of ranks and threads. Of more than 200,000
+/// validation rows a fixed sample is scored. Collective. Errors are agreed: nothing to train on, a
+/// width too small, too many rows, divergence.
 PretrainResult pretrain(Job& job, const Dataset& dataset, const at::Tensor& owned,
                         const NodeMap& map, const PretrainConfig& config);
 
