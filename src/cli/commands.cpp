@@ -5,6 +5,7 @@ namespace graphlora {
 std::span<const Command> commands() {
   static const std::vector<Command> all{
       {"prepare", run_prepare, describe_prepare},
+      {"generate", run_generate, describe_generate},
       {"partition", run_partition, describe_partition},
       {"pretrain", run_pretrain, describe_pretrain},
       {"train", run_train, describe_train},

@@ -40,6 +40,8 @@ struct Command {
 
 int run_prepare(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_prepare();
+int run_generate(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_generate();
 int run_partition(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_partition();
 int run_pretrain(Job& job, const std::vector<std::string>& arguments);

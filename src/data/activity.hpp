@@ -1,6 +1,7 @@
 // Users and items of too few rows are left out.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,10 +12,11 @@ struct ActivityConfig {
   std::string rule = "single";  ///< "single": counted once; "k-core": until all that stay have them
 };
 
-/// Removes from `rows` (indices into `user` and `item`; order kept) those whose user or item occurs
-/// in fewer than `config.minimum` of them. `users`, `items`: bounds of the numbers.
-void keep_active(const ActivityConfig& config, const std::vector<std::int32_t>& user,
-                 const std::vector<std::int32_t>& item, std::int32_t users, std::int32_t items,
-                 std::vector<std::int64_t>& rows);
+/// 1 for each row that stays, 0 for those whose user or item occurs in fewer than `config.minimum`
+/// of them. `users`, `items`: bounds of the numbers.
+std::vector<std::uint8_t> active_rows(const ActivityConfig& config,
+                                      std::span<const std::int32_t> user,
+                                      std::span<const std::int32_t> item, std::int32_t users,
+                                      std::int32_t items);
 
 }  // namespace graphlora

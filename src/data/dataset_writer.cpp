@@ -1,5 +1,6 @@
 #include "data/dataset_writer.hpp"
 
+#include <ATen/Parallel.h>
 #include <torch/types.h>
 
 #include <array>
@@ -12,88 +13,108 @@
 #include "data/group_rows.hpp"
 #include "data/negatives.hpp"
 #include "data/text.hpp"
+#include "data/time_order.hpp"
 
 namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
 
-/// Rows on their way to the file; users and items by source number until renumber().
+template <class T>
+void keep_only(std::vector<T>& values, const std::vector<std::uint8_t>& keep) {
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (keep[i]) values[kept++] = values[i];
+  values.resize(kept);
+}
+
+/// Rows on their way to the file, by time; users and items by source number until renumber().
 struct Rows {
   std::vector<std::int32_t> user, item;
   std::vector<float> rating;
   std::vector<std::int64_t> time;
   std::size_t size() const { return user.size(); }
+  void keep_only(const std::vector<std::uint8_t>& keep) {
+    graphlora::keep_only(user, keep);
+    graphlora::keep_only(item, keep);
+    graphlora::keep_only(rating, keep);
+    graphlora::keep_only(time, keep);
+  }
 };
 
+/// The values in another order; the old ones are given back to the system.
 template <class T>
-std::vector<T> picked(const std::vector<T>& values, std::span<const std::int64_t> rows) {
-  std::vector<T> out(rows.size());
-  std::transform(rows.begin(), rows.end(), out.begin(), [&](std::int64_t r) { return values[r]; });
+std::vector<T> picked(std::vector<T>& values, std::span<const std::uint32_t> order) {
+  std::vector<T> out(order.size());
+  at::parallel_for(0, static_cast<std::int64_t>(order.size()), 1 << 16,
+                   [&](std::int64_t from, std::int64_t to) {
+                     for (std::int64_t i = from; i < to; ++i) out[i] = values[order[i]];
+                   });
+  std::vector<T>().swap(values);
   return out;
 }
 
-/// Rows of `raw` that stay, by time, ties by source order.
-std::vector<std::int64_t> order_without_duplicates(const RawRatings& raw) {
-  std::vector<std::int64_t> order(raw.rows());
-  std::iota(order.begin(), order.end(), 0);
-  if (!std::is_sorted(raw.time.begin(), raw.time.end()))
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::int64_t a, std::int64_t b) { return raw.time[a] < raw.time[b]; });
-
-  std::vector<std::int64_t> user(order.size());
-  std::transform(order.begin(), order.end(), user.begin(),
-                 [&](std::int64_t r) { return raw.user[r]; });
-  const GroupedRows by_user = group_rows(user, raw.users.size());
-  std::vector<bool> keep(order.size(), true);
-  std::vector<std::int32_t> last_user(raw.items.size(), -1);
-  for (std::int32_t u = 0; u < raw.users.size(); ++u) {
-    const auto rows = by_user[u];
-    for (auto row = rows.rbegin(); row != rows.rend(); ++row) {
-      std::int32_t& seen_by = last_user[raw.item[order[*row]]];
-      keep[*row] = seen_by != u;
-      seen_by = u;
-    }
+/// Keeps the last row of each (user, item); rows ascending in time.
+void remove_duplicates(Rows& rows, std::int32_t users, std::int32_t items) {
+  std::vector<std::uint8_t> keep(rows.size(), 1);
+  {
+    const GroupedRows by_user = group_rows(rows.user, users);
+    at::parallel_for(0, users, 4096, [&](std::int64_t from, std::int64_t to) {
+      std::vector<std::int32_t> last_user(items, -1);
+      for (std::int64_t u = from; u < to; ++u) {
+        const auto own = by_user[u];
+        for (auto row = own.rbegin(); row != own.rend(); ++row) {
+          std::int32_t& seen_by = last_user[rows.item[*row]];
+          keep[*row] = seen_by != u;
+          seen_by = static_cast<std::int32_t>(u);
+        }
+      }
+    });
   }
-  std::int64_t kept = 0;
-  for (std::size_t i = 0; i < order.size(); ++i)
-    if (keep[i]) order[kept++] = order[i];
-  order.resize(kept);
-  return order;
+  if (std::find(keep.begin(), keep.end(), 0) == keep.end()) return;
+  rows.keep_only(keep);
 }
 
-Rows with_negatives(const Rows& clicks, const std::vector<Negative>& negatives) {
-  Rows out;
-  const std::size_t size = clicks.size() + negatives.size();
-  out.user.reserve(size), out.item.reserve(size), out.rating.reserve(size), out.time.reserve(size);
-  const auto add = [&](std::size_t row, std::int32_t item, float rating) {
-    out.user.push_back(clicks.user[row]);
-    out.item.push_back(item);
-    out.rating.push_back(rating);
-    out.time.push_back(clicks.time[row]);
-  };
+/// A column with each click's negatives behind it: of the click's own value, or another's.
+template <class T, class OfNegative>
+std::vector<T> with_negatives(std::vector<T>& clicks, const std::vector<Negative>& negatives,
+                              OfNegative of_negative) {
+  std::vector<T> out;
+  out.reserve(clicks.size() + negatives.size());
   auto negative = negatives.begin();
   for (std::size_t row = 0; row < clicks.size(); ++row) {
-    add(row, clicks.item[row], clicks.rating[row]);
-    for (; negative != negatives.end() && negative->row == static_cast<std::int64_t>(row);
-         ++negative)
-      add(row, negative->item, 0);
+    out.push_back(clicks[row]);
+    for (; negative != negatives.end() && negative->row == row; ++negative)
+      out.push_back(of_negative(clicks[row], *negative));
   }
+  std::vector<T>().swap(clicks);
   return out;
 }
 
-/// Numbers by first appearance; `source[n]` is the source number of n.
-std::vector<std::int64_t> renumber(const std::vector<std::int32_t>& values, std::int32_t count,
-                                   std::vector<std::int32_t>& source) {
-  std::vector<std::int64_t> number(count, -1), out(values.size());
-  for (std::size_t row = 0; row < values.size(); ++row) {
-    std::int64_t& known = number[values[row]];
+void add_negatives(Rows& rows, const std::vector<Negative>& negatives) {
+  const auto same = [](auto of_click, const Negative&) { return of_click; };
+  rows.user = with_negatives(rows.user, negatives, same);
+  rows.item = with_negatives(rows.item, negatives,
+                             [](std::int32_t, const Negative& negative) { return negative.item; });
+  rows.rating = with_negatives(rows.rating, negatives, [](float, const Negative&) { return 0.0F; });
+  rows.time = with_negatives(rows.time, negatives, same);
+}
+
+/// Numbers by first appearance, in place; returns the source number of each.
+std::vector<std::int32_t> renumber(std::vector<std::int32_t>& values, std::int32_t count) {
+  std::vector<std::int32_t> number(count, -1), source;
+  for (std::int32_t& value : values) {
+    std::int32_t& known = number[value];
     if (known < 0) {
-      known = static_cast<std::int64_t>(source.size());
-      source.push_back(values[row]);
+      known = static_cast<std::int32_t>(source.size());
+      source.push_back(value);
     }
-    out[row] = known;
+    value = known;
   }
-  return out;
+  return source;
+}
+
+std::vector<std::int64_t> widened(std::vector<std::int32_t> values) {
+  return {values.begin(), values.end()};
 }
 
 /// Strings as {name}_offsets and {name}_bytes.
@@ -113,21 +134,21 @@ class StringColumn {
 };
 
 /// Liked rows by user and time.
-void write_history(const fs::path& path, std::span<const std::int64_t> user,
-                   const std::vector<std::int64_t>& item, const std::vector<std::int64_t>& time,
-                   const std::vector<std::uint8_t>& label, std::int64_t users) {
-  const GroupedRows by_user = group_rows(user, users);
-  std::vector<std::int64_t> offsets{0}, items, times;
-  for (std::int64_t u = 0; u < users; ++u) {
-    for (const std::int64_t row : by_user[u]) {
-      if (!label[row]) continue;
-      items.push_back(item[row]);
-      times.push_back(time[row]);
-    }
-    offsets.push_back(static_cast<std::int64_t>(items.size()));
+void write_history(const fs::path& path, const Rows& rows, const std::vector<std::uint8_t>& label,
+                   std::int64_t users) {
+  std::vector<std::int64_t> offsets(users + 1, 0);
+  for (std::size_t row = 0; row < rows.size(); ++row) offsets[rows.user[row] + 1] += label[row];
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  std::vector<std::int64_t> next(offsets.begin(), offsets.end() - 1);
+  std::vector<std::int64_t> item(offsets.back()), time(offsets.back());
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    if (!label[row]) continue;
+    const std::int64_t at = next[rows.user[row]]++;
+    item[at] = rows.item[row];
+    time[at] = rows.time[row];
   }
   write_safetensors(
-      path, {{"offsets", view_of(offsets)}, {"item", view_of(items)}, {"time", view_of(times)}});
+      path, {{"offsets", view_of(offsets)}, {"item", view_of(item)}, {"time", view_of(time)}});
 }
 
 nlohmann::json describe_label(const RawRatings& raw, const PrepareConfig& config) {
@@ -151,8 +172,8 @@ std::string dataset_fingerprint(const nlohmann::json& description) {
   return sha256(content.dump());
 }
 
-nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
-                             const PrepareConfig& config) {
+nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const PrepareConfig& config,
+                             const DescribeRows& describe) {
   const std::string where = raw.input.empty() ? "the input" : raw.input.string();
   if (raw.rows() == 0 && raw.outside_years > 0)
     throw DataError(
@@ -164,18 +185,29 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
   if (raw.kind != RatingKind::click && config.negatives != 0)
     throw ConfigError("--negatives is for clicks only: this input has ratings or labels");
 
-  std::vector<std::int64_t> order = order_without_duplicates(raw);
-  const std::int64_t distinct = static_cast<std::int64_t>(order.size());
-  const std::int64_t duplicates = raw.rows() - distinct;
-  keep_active(config.activity, raw.user, raw.item, raw.users.size(), raw.items.size(), order);
-  if (order.empty())
+  if (raw.rows() >= std::numeric_limits<std::uint32_t>::max() / (config.negatives + 1))
+    throw DataError("{}: {} rows (with negatives) are more than 2^32-1: split the data", where,
+                    raw.rows() * (config.negatives + 1));
+
+  const std::int64_t source_rows = raw.rows();
+  Rows rows;
+  {
+    const std::vector<std::uint32_t> order = time_order(raw.time);
+    rows = {picked(raw.user, order), picked(raw.item, order), picked(raw.rating, order),
+            picked(raw.time, order)};
+  }
+  remove_duplicates(rows, raw.users.size(), raw.items.size());
+  const auto distinct = static_cast<std::int64_t>(rows.size());
+  const std::int64_t duplicates = source_rows - distinct;
+  if (config.activity.minimum > 1)
+    rows.keep_only(
+        active_rows(config.activity, rows.user, rows.item, raw.users.size(), raw.items.size()));
+  const std::int64_t inactive = distinct - static_cast<std::int64_t>(rows.size());
+  if (rows.size() == 0)
     throw DataError(
         "{}: none of the {} rows is left: a user or item of each has fewer than {} "
         "({}); lower --min-activity",
         where, distinct, config.activity.minimum, config.activity.rule);
-  const std::int64_t kept = static_cast<std::int64_t>(order.size());
-  Rows rows{picked(raw.user, order), picked(raw.item, order), picked(raw.rating, order),
-            picked(raw.time, order)};
   std::int64_t missing_negatives = 0;
   if (raw.kind == RatingKind::click) {
     const std::vector<Negative> negatives =
@@ -183,7 +215,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
                        config.negatives, static_cast<std::uint64_t>(config.seed));
     missing_negatives = static_cast<std::int64_t>(rows.size()) * config.negatives -
                         static_cast<std::int64_t>(negatives.size());
-    rows = with_negatives(rows, negatives);
+    add_negatives(rows, negatives);
   }
   const auto count = static_cast<std::int64_t>(rows.size());
 
@@ -201,12 +233,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
     throw DataError("{}: no row is liked: every label is 0", where);
   }
 
-  std::vector<std::int32_t> source_user, source_item;
-  const std::vector<std::int64_t> user = renumber(rows.user, raw.users.size(), source_user);
-  const std::vector<std::int64_t> item = renumber(rows.item, raw.items.size(), source_item);
-  const auto users = static_cast<std::int64_t>(source_user.size());
-  const auto items = static_cast<std::int64_t>(source_item.size());
-  const std::vector<Split> split = split_rows(user, rows.time, users, config.split);
+  const std::vector<Split> split = split_rows(rows.user, rows.time, raw.users.size(), config.split);
   std::array<std::int64_t, 3> split_rows_count{}, split_liked{};
   for (std::int64_t row = 0; row < count; ++row) {
     ++split_rows_count[static_cast<int>(split[row])];
@@ -218,6 +245,13 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
         "--split user-time, smaller --split.valid and --split.test, or later boundaries",
         where, split_rows_count[1], split_rows_count[2]);
 
+  nlohmann::json more;
+  if (describe) more = describe({rows.user, rows.item, label, split});
+  const std::vector<std::int32_t> source_user = renumber(rows.user, raw.users.size());
+  const std::vector<std::int32_t> source_item = renumber(rows.item, raw.items.size());
+  const auto users = static_cast<std::int64_t>(source_user.size());
+  const auto items = static_cast<std::int64_t>(source_item.size());
+
   AtomicDirectory out(directory, "dataset.json");
   nlohmann::json files;
   const auto written = [&](const char* name) {
@@ -227,15 +261,19 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
     if (error) throw DataError("{}: {}", path.string(), error.message());
     files[name] = {{"bytes", bytes}, {"sha256", sha256_file(path)}};
   };
-  write_safetensors(out.path() / "interactions.safetensors", {{"user", view_of(user)},
-                                                              {"item", view_of(item)},
-                                                              {"time", view_of(rows.time)},
-                                                              {"rating", view_of(rows.rating)},
-                                                              {"label", view_of(label)},
-                                                              {"split", view_of(split)}});
-  written("interactions.safetensors");
-  write_history(out.path() / "history.safetensors", user, item, rows.time, label, users);
+  write_history(out.path() / "history.safetensors", rows, label, users);
   written("history.safetensors");
+  {
+    const std::vector<std::int64_t> user = widened(std::move(rows.user)),
+                                    item = widened(std::move(rows.item));
+    write_safetensors(out.path() / "interactions.safetensors", {{"user", view_of(user)},
+                                                                {"item", view_of(item)},
+                                                                {"time", view_of(rows.time)},
+                                                                {"rating", view_of(rows.rating)},
+                                                                {"label", view_of(label)},
+                                                                {"split", view_of(split)}});
+    written("interactions.safetensors");
+  }
   {
     StringColumn ids;
     for (const std::int32_t source : source_user) ids.add(raw.users[source]);
@@ -288,8 +326,9 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw,
   if (config.activity.minimum > 1)
     description["activity"] = {{"minimum", config.activity.minimum},
                                {"rule", config.activity.rule},
-                               {"dropped", distinct - kept}};
+                               {"dropped", inactive}};
   if (raw.bad_lines.count() > 0) description["bad_lines"] = raw.bad_lines.count();
+  if (!more.empty()) description.update(more);
   if (config.split.rule == "time") {
     const auto first_of = [&](Split wanted) -> nlohmann::json {
       const auto found = std::find(split.begin(), split.end(), wanted);

@@ -2,7 +2,9 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "data/activity.hpp"
 #include "data/raw_ratings.hpp"
@@ -18,6 +20,16 @@ struct PrepareConfig {
   ActivityConfig activity = {};  ///< who stays; counted without duplicates, before negatives
 };
 
+/// The rows as they are written, by time; users and items by their number in RawRatings.
+struct PreparedRows {
+  std::span<const std::int32_t> user, item;
+  std::span<const std::uint8_t> label;
+  std::span<const Split> split;
+};
+
+/// What dataset.json holds besides the usual: an object, or nothing.
+using DescribeRows = std::function<nlohmann::json(const PreparedRows&)>;
+
 /// Version of the directory's format that this program writes and reads.
 inline constexpr int kDatasetVersion = 1;
 
@@ -25,15 +37,15 @@ inline constexpr int kDatasetVersion = 1;
 ///
 /// Rows are sorted by time, ties by source order; of rows of one (user, item) the last stays. Users
 /// and items are numbered by first appearance, a missing title is the item's id. Throws ConfigError
-/// (split, negatives) and DataError (no rows, none of an active user and item, nothing liked,
-/// nothing left to train on, unwritable).
+/// (split, negatives) and DataError (no rows, 2^32 or more, none of an active user and item,
+/// nothing liked, nothing left to train on, unwritable).
 ///
 ///     RawRatings raw;
 ///     raw.add("u1", "toy-story", 5, 100);
 ///     raw.set_title("toy-story", "Toy Story (1995)");
 ///     write_dataset(directory, std::move(raw), {.split = {.rule = "user-time"}});
 nlohmann::json write_dataset(const std::filesystem::path& directory, RawRatings raw,
-                             const PrepareConfig& config);
+                             const PrepareConfig& config, const DescribeRows& describe = {});
 
 /// Fingerprint that belongs to a description: changes with the content of any file, its format
 /// version and its split rule.

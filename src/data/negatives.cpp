@@ -2,7 +2,7 @@
 
 #include <bit>
 #include <cmath>
-#include <unordered_set>
+#include <limits>
 
 #include "core/rng.hpp"
 
@@ -44,9 +44,40 @@ class WeightedItems {
   double total_ = 0;
 };
 
-std::uint64_t pair_key(std::int32_t user, std::int32_t item) {
-  return static_cast<std::uint64_t>(user) << 32 | static_cast<std::uint32_t>(item);
-}
+/// Items each user has: per user a hash table of its own (open addressing), all in one array, so
+/// that a user's draws touch few lines of memory.
+class TakenItems {
+ public:
+  /// `count` items a user at most.
+  explicit TakenItems(const std::vector<std::int64_t>& count) {
+    begin_.reserve(count.size() + 1);
+    for (const std::int64_t n : count)
+      begin_.push_back(begin_.back() +
+                       static_cast<std::int64_t>(std::bit_ceil(
+                           static_cast<std::uint64_t>(n) + static_cast<std::uint64_t>(n) / 2 + 1)));
+    slots_.assign(begin_.back(), kFree);
+  }
+
+  bool contains(std::int32_t user, std::int32_t item) const {
+    return slots_[slot(user, item)] == item;
+  }
+  void insert(std::int32_t user, std::int32_t item) { slots_[slot(user, item)] = item; }
+
+ private:
+  static constexpr std::int32_t kFree = -1;
+
+  /// Where the item is, or would be.
+  std::int64_t slot(std::int32_t user, std::int32_t item) const {
+    const std::int64_t begin = begin_[user], mask = begin_[user + 1] - begin - 1;
+    const auto hash = static_cast<std::uint32_t>(item) * 0x9E3779B1U;
+    std::int64_t at = (hash >> 7) & mask;
+    while (slots_[begin + at] != kFree && slots_[begin + at] != item) at = (at + 1) & mask;
+    return begin + at;
+  }
+
+  std::vector<std::int64_t> begin_{0};
+  std::vector<std::int32_t> slots_;
+};
 
 }  // namespace
 
@@ -55,9 +86,11 @@ std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
                                      std::span<const std::int64_t> time, std::int32_t users,
                                      std::int32_t items, std::int64_t k, std::uint64_t seed) {
   constexpr int kTries = 32;
-  std::unordered_set<std::uint64_t> taken;
-  taken.reserve(user.size() * (k + 1));
-  for (std::size_t row = 0; row < user.size(); ++row) taken.insert(pair_key(user[row], item[row]));
+  std::vector<std::int64_t> count(users, 0);
+  for (const std::int32_t u : user) count[u] += k + 1;
+  for (std::int64_t& n : count) n = std::min<std::int64_t>(n, items);
+  TakenItems taken(count);
+  for (std::size_t row = 0; row < user.size(); ++row) taken.insert(user[row], item[row]);
   WeightedItems popular(items);
   std::vector<std::int64_t> clicks(items, 0);
   SplitMix64 random(hash_name(seed, "negatives"));
@@ -68,13 +101,13 @@ std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
   const auto draw = [&](std::int32_t u) -> std::int32_t {
     for (int attempt = 0; attempt < kTries; ++attempt) {
       const std::int32_t i = popular.at(random.uniform() * popular.total());
-      if (popular.weight(i) > 0 && !taken.contains(pair_key(u, i))) return i;
+      if (popular.weight(i) > 0 && !taken.contains(u, i)) return i;
     }
     // The user has nearly everything of weight: draw among what is left, exactly.
     share.assign(items, 0.0);
     double total = 0;
     for (std::int32_t i = 0; i < items; ++i) {
-      if (!taken.contains(pair_key(u, i))) total += popular.weight(i);
+      if (!taken.contains(u, i)) total += popular.weight(i);
       share[i] = total;
     }
     if (total <= 0) return -1;
@@ -90,8 +123,8 @@ std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
       for (std::int64_t n = 0; n < k; ++n) {
         const std::int32_t drawn = draw(user[row]);
         if (drawn < 0) break;
-        taken.insert(pair_key(user[row], drawn));
-        out.push_back({static_cast<std::int64_t>(row), drawn});
+        taken.insert(user[row], drawn);
+        out.push_back({static_cast<std::uint32_t>(row), drawn});
       }
     }
   }

@@ -7,7 +7,7 @@
 namespace graphlora {
 
 struct Negative {
-  std::int64_t row;   ///< the click it stands beside (same user, same time)
+  std::uint32_t row;  ///< the click it stands beside (same user, same time)
   std::int32_t item;  ///< 0…V-1
 };
 

@@ -48,7 +48,7 @@ std::vector<Split> split_at(std::span<const std::int64_t> time, std::int64_t val
   return split;
 }
 
-std::vector<Split> split_rows(std::span<const std::int64_t> user,
+std::vector<Split> split_rows(std::span<const std::int32_t> user,
                               std::span<const std::int64_t> time, std::int64_t users,
                               const SplitConfig& config) {
   check(config);
@@ -60,7 +60,7 @@ std::vector<Split> split_rows(std::span<const std::int64_t> user,
   for (std::int64_t u = 0; u < users; ++u) {
     const auto rows = by_user[u];
     own_time.clear();
-    for (const std::int64_t row : rows) own_time.push_back(time[row]);
+    for (const std::uint32_t row : rows) own_time.push_back(time[row]);
     const std::vector<Split> own = split_sorted(own_time, config.valid, config.test);
     for (std::size_t i = 0; i < rows.size(); ++i) split[rows[i]] = own[i];
   }

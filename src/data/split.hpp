@@ -33,7 +33,7 @@ std::vector<Split> split_at(std::span<const std::int64_t> time, std::int64_t val
                             std::int64_t test_from);
 
 /// Split of every row by the rule; rows ascending in time. Throws as `check`.
-std::vector<Split> split_rows(std::span<const std::int64_t> user,
+std::vector<Split> split_rows(std::span<const std::int32_t> user,
                               std::span<const std::int64_t> time, std::int64_t users,
                               const SplitConfig& config);
 

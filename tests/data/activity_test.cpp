@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <map>
-#include <numeric>
 #include <random>
 
 #include "data/year_range.hpp"
@@ -17,11 +16,10 @@ using Pairs = std::vector<std::pair<std::int32_t, std::int32_t>>;
 Pairs kept(const Pairs& pairs, std::int64_t minimum, const std::string& rule) {
   std::vector<std::int32_t> user, item;
   for (const auto& [u, i] : pairs) user.push_back(u), item.push_back(i);
-  std::vector<std::int64_t> rows(pairs.size());
-  std::iota(rows.begin(), rows.end(), 0);
-  keep_active({minimum, rule}, user, item, 100, 100, rows);
+  const std::vector<std::uint8_t> keep = active_rows({minimum, rule}, user, item, 100, 100);
   Pairs out;
-  for (const std::int64_t row : rows) out.push_back(pairs[row]);
+  for (std::size_t row = 0; row < pairs.size(); ++row)
+    if (keep[row]) out.push_back(pairs[row]);
   return out;
 }
 
@@ -51,7 +49,7 @@ Pairs core_of(Pairs pairs, std::int64_t minimum) {
   }
 }
 
-TEST(KeepActive, EqualsTheDefinitionOnRandomPairs) {
+TEST(ActiveRows, EqualsTheDefinitionOnRandomPairs) {
   int dropped_more = 0, survived = 0;
   for (unsigned seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE(seed);
@@ -73,7 +71,7 @@ TEST(KeepActive, EqualsTheDefinitionOnRandomPairs) {
   EXPECT_GT(survived, 20);
 }
 
-TEST(KeepActive, AChainFallsApartOnlyUnderKCore) {
+TEST(ActiveRows, AChainFallsApartOnlyUnderKCore) {
   // u0-i0-u1-i1-u2: only the ends have one row.
   const Pairs chain{{0, 0}, {1, 0}, {1, 1}, {2, 1}};
   EXPECT_EQ(kept(chain, 2, "single"), (Pairs{{1, 0}, {1, 1}}));

@@ -59,7 +59,8 @@ TEST(SplitAt, PutsBoundaryTimesIntoTheLaterSplit) {
 
 TEST(SplitRows, UserTimeCutsEachUserAlone) {
   // User 0: 10 rows at even times; user 1: 3 rows at odd ones; user 2: one row.
-  std::vector<std::int64_t> user, time;
+  std::vector<std::int32_t> user;
+  std::vector<std::int64_t> time;
   for (int i = 0; i < 10; ++i) {
     user.push_back(0), time.push_back(2 * i);
     if (i < 3) user.push_back(1), time.push_back(2 * i + 1);
@@ -74,8 +75,8 @@ TEST(SplitRows, UserTimeCutsEachUserAlone) {
 }
 
 TEST(SplitRows, TimeIsGlobal) {
-  const std::vector<std::int64_t> user{0, 1, 0, 1, 0, 1, 0, 1, 0, 1},
-      time{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  const std::vector<std::int32_t> user{0, 1, 0, 1, 0, 1, 0, 1, 0, 1};
+  const std::vector<std::int64_t> time{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
   EXPECT_EQ(split_rows(user, time, 2, {.rule = "time"}),
             (std::vector<Split>{T, T, T, T, T, T, T, T, V, E}));
   EXPECT_EQ(split_rows(user, time, 2, {.rule = "time", .valid_from = 1, .test_from = 8}),
@@ -83,8 +84,7 @@ TEST(SplitRows, TimeIsGlobal) {
 }
 
 TEST(SplitRows, RefusesWhatMakesNoSense) {
-  const std::vector<std::int64_t> none;
-  const auto bad = [&](const SplitConfig& config) { split_rows(none, none, 0, config); };
+  const auto bad = [](const SplitConfig& config) { split_rows({}, {}, 0, config); };
   EXPECT_THROW(bad({.rule = "random"}), ConfigError);
   EXPECT_THROW(bad({.valid = -0.1}), ConfigError);
   EXPECT_THROW(bad({.valid = 0.5, .test = 0.5}), ConfigError);
