@@ -1,22 +1,58 @@
 #include "data/raw_ratings.hpp"
 
+#include <functional>
+
 #include "core/error.hpp"
 
 namespace graphlora {
 
+namespace {
+
+std::uint32_t hash_of(std::string_view id) {
+  const std::size_t hash = std::hash<std::string_view>()(id);
+  return static_cast<std::uint32_t>(hash ^ (hash >> 32));
+}
+
+}  // namespace
+
+std::size_t IdTable::slot_of(std::string_view id, std::uint32_t hash) const {
+  const std::size_t mask = slots_.size() - 1;
+  std::size_t at = hash & mask;
+  while (slots_[at].number >= 0 && (slots_[at].hash != hash || (*this)[slots_[at].number] != id))
+    at = (at + 1) & mask;
+  return at;
+}
+
+void IdTable::grow() {
+  std::vector<Slot> old(2 * slots_.size());
+  old.swap(slots_);
+  const std::size_t mask = slots_.size() - 1;
+  for (const Slot& slot : old) {
+    if (slot.number < 0) continue;
+    std::size_t at = slot.hash & mask;
+    while (slots_[at].number >= 0) at = (at + 1) & mask;
+    slots_[at] = slot;
+  }
+}
+
 std::int32_t IdTable::intern(std::string_view id) {
-  if (const std::int32_t known = find(id); known >= 0) return known;
-  if (ids_.size() >= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()))
+  const std::uint32_t hash = hash_of(id);
+  std::size_t at = slot_of(id, hash);
+  if (slots_[at].number >= 0) return slots_[at].number;
+  if (begin_.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()))
     throw DataError("more than 2^31-1 different ids: split the data before preparing it");
-  const std::int32_t number = size();
-  ids_.emplace_back(id);
-  numbers_.emplace(ids_.back(), number);
-  return number;
+  if (2 * begin_.size() > slots_.size()) {
+    grow();
+    at = slot_of(id, hash);
+  }
+  slots_[at] = {hash, size()};
+  text_ += id;
+  begin_.push_back(text_.size());
+  return size() - 1;
 }
 
 std::int32_t IdTable::find(std::string_view id) const {
-  const auto found = numbers_.find(id);
-  return found == numbers_.end() ? -1 : found->second;
+  return slots_[slot_of(id, hash_of(id))].number;
 }
 
 void RawRatings::add(std::string_view user_id, std::string_view item_id, float value,

@@ -1,32 +1,43 @@
 // Ratings as the readers hand them over: source ids interned, rows in source order.
 #pragma once
 #include <cstdint>
-#include <deque>
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "data/readers/bad_lines.hpp"
 
 namespace graphlora {
 
-/// Source ids and their numbers 0, 1, … in order of first use.
+/// Source ids and their numbers 0, 1, … in order of first use. Takes 16 to 24 bytes an id beside
+/// its text.
 class IdTable {
  public:
   /// Number of `id`, new if it was not known. Throws DataError beyond 2^31-1 ids.
   std::int32_t intern(std::string_view id);
   /// Number of `id`, or -1.
   std::int32_t find(std::string_view id) const;
-  std::string_view operator[](std::int32_t number) const { return ids_[number]; }
-  std::int32_t size() const { return static_cast<std::int32_t>(ids_.size()); }
+  /// Valid until the next intern.
+  std::string_view operator[](std::int32_t number) const {
+    return std::string_view(text_).substr(begin_[number], begin_[number + 1] - begin_[number]);
+  }
+  std::int32_t size() const { return static_cast<std::int32_t>(begin_.size()) - 1; }
 
  private:
-  std::deque<std::string> ids_;  // a deque never moves what the map's keys refer to
-  std::unordered_map<std::string_view, std::int32_t> numbers_;
+  struct Slot {
+    std::uint32_t hash;
+    std::int32_t number = -1;
+  };
+  /// Where the id is, or would be: open addressing, at most half of the slots are taken.
+  std::size_t slot_of(std::string_view id, std::uint32_t hash) const;
+  void grow();
+
+  std::string text_;  // all ids, one behind the other
+  std::vector<std::size_t> begin_{0};
+  std::vector<Slot> slots_ = std::vector<Slot>(64);
 };
 
 /// What a rating stands for.

@@ -36,7 +36,7 @@ RawRatings read_csv(const ReadConfig& config) {
 
   RawRatings raw;
   raw.bad_lines = BadLines(config.max_bad_lines);
-  std::vector<std::string> row;
+  std::vector<std::string_view> row;
   {
     CsvTable table(config.input, separator, columns.header, config.progress);
     const int user = table.require(columns.user, "name the users' with --csv.user"),

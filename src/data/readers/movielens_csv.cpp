@@ -30,7 +30,7 @@ std::filesystem::path either(const std::filesystem::path& directory, const char*
 RawRatings read_movielens_csv(const ReadConfig& config) {
   RawRatings raw;
   raw.bad_lines = BadLines(config.max_bad_lines);
-  std::vector<std::string> row;
+  std::vector<std::string_view> row;
   {
     CsvTable ratings(either(config.input, "ratings.csv", "rating.csv"), ',', true, config.progress);
     const int user = ratings.require(kUser, kAdvice), item = ratings.require(kItem, kAdvice),
