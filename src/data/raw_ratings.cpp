@@ -1,9 +1,5 @@
 #include "data/raw_ratings.hpp"
 
-<<<<<<< HEAD
-#include <algorithm>
-=======
->>>>>>> 7f681e80e3567614875d949df7e4c840c2d4f30c
 #include <functional>
 
 #include "core/error.hpp"
@@ -12,18 +8,6 @@ namespace graphlora {
 
 namespace {
 
-<<<<<<< HEAD
-std::size_t hash_of(std::string_view id) { return std::hash<std::string_view>()(id); }
-std::uint32_t tag_of(std::size_t hash) { return static_cast<std::uint32_t>(hash >> 32); }
-
-}  // namespace
-
-std::size_t IdTable::slot_of(std::string_view id, std::size_t hash) const {
-  const std::size_t mask = slots_.size() - 1;
-  std::size_t at = hash & mask;
-  while (slots_[at].number >= 0 &&
-         (slots_[at].tag != tag_of(hash) || (*this)[slots_[at].number] != id))
-=======
 std::uint32_t hash_of(std::string_view id) {
   const std::size_t hash = std::hash<std::string_view>()(id);
   return static_cast<std::uint32_t>(hash ^ (hash >> 32));
@@ -35,20 +19,11 @@ std::size_t IdTable::slot_of(std::string_view id, std::uint32_t hash) const {
   const std::size_t mask = slots_.size() - 1;
   std::size_t at = hash & mask;
   while (slots_[at].number >= 0 && (slots_[at].hash != hash || (*this)[slots_[at].number] != id))
->>>>>>> 7f681e80e3567614875d949df7e4c840c2d4f30c
     at = (at + 1) & mask;
   return at;
 }
 
 void IdTable::grow() {
-<<<<<<< HEAD
-  slots_.assign(std::max<std::size_t>(16, 2 * slots_.size()), {});
-  for (std::int32_t number = 0; number < size(); ++number) {
-    const std::size_t hash = hash_of((*this)[number]), mask = slots_.size() - 1;
-    std::size_t at = hash & mask;
-    while (slots_[at].number >= 0) at = (at + 1) & mask;
-    slots_[at] = {tag_of(hash), number};
-=======
   std::vector<Slot> old(2 * slots_.size());
   old.swap(slots_);
   const std::size_t mask = slots_.size() - 1;
@@ -57,27 +32,10 @@ void IdTable::grow() {
     std::size_t at = slot.hash & mask;
     while (slots_[at].number >= 0) at = (at + 1) & mask;
     slots_[at] = slot;
->>>>>>> 7f681e80e3567614875d949df7e4c840c2d4f30c
   }
 }
 
 std::int32_t IdTable::intern(std::string_view id) {
-<<<<<<< HEAD
-  if (2 * begin_.size() > slots_.size()) grow();
-  const std::size_t hash = hash_of(id);
-  Slot& slot = slots_[slot_of(id, hash)];
-  if (slot.number >= 0) return slot.number;
-  if (size() == std::numeric_limits<std::int32_t>::max())
-    throw DataError("more than 2^31-1 different ids: split the data before preparing it");
-  slot = {tag_of(hash), size()};
-  bytes_ += id;
-  begin_.push_back(bytes_.size());
-  return slot.number;
-}
-
-std::int32_t IdTable::find(std::string_view id) const {
-  return slots_.empty() ? -1 : slots_[slot_of(id, hash_of(id))].number;
-=======
   const std::uint32_t hash = hash_of(id);
   std::size_t at = slot_of(id, hash);
   if (slots_[at].number >= 0) return slots_[at].number;
@@ -95,7 +53,6 @@ std::int32_t IdTable::find(std::string_view id) const {
 
 std::int32_t IdTable::find(std::string_view id) const {
   return slots_[slot_of(id, hash_of(id))].number;
->>>>>>> 7f681e80e3567614875d949df7e4c840c2d4f30c
 }
 
 void RawRatings::add(std::string_view user_id, std::string_view item_id, float value,

@@ -34,14 +34,8 @@ RawRatings read_csv(const ReadConfig& config) {
     throw DataError("{}: is a directory; with --format csv, --input names the file",
                     config.input.string());
 
-<<<<<<< HEAD
   RawRatings raw = no_ratings(config);
-  std::vector<std::string> row;
-=======
-  RawRatings raw;
-  raw.bad_lines = BadLines(config.max_bad_lines);
   std::vector<std::string_view> row;
->>>>>>> 7f681e80e3567614875d949df7e4c840c2d4f30c
   {
     CsvTable table(config.input, separator, columns.header, config.progress);
     const int user = table.require(columns.user, "name the users' with --csv.user"),

@@ -28,14 +28,8 @@ std::filesystem::path either(const std::filesystem::path& directory, const char*
 }  // namespace
 
 RawRatings read_movielens_csv(const ReadConfig& config) {
-<<<<<<< HEAD
   RawRatings raw = no_ratings(config);
-  std::vector<std::string> row;
-=======
-  RawRatings raw;
-  raw.bad_lines = BadLines(config.max_bad_lines);
   std::vector<std::string_view> row;
->>>>>>> 7f681e80e3567614875d949df7e4c840c2d4f30c
   {
     CsvTable ratings(either(config.input, "ratings.csv", "rating.csv"), ',', true, config.progress);
     const int user = ratings.require(kUser, kAdvice), item = ratings.require(kItem, kAdvice),
