@@ -228,6 +228,7 @@ void prepare(PrepareOptions& options) {
   options.read.input = options.input;
   options.read.csv.titles = options.titles;
   options.config.seed = options.common.seed;
+  options.config.progress = true;
   RawRatings raw = format.read(options.read);
   if (raw.bad_lines.count() > 0) {
     log::warn("{} malformed lines were passed over, for example:", raw.bad_lines.count());

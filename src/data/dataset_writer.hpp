@@ -16,6 +16,7 @@ struct PrepareConfig {
   double label_above = 3;      ///< a rating above it is liked (RatingKind::rating)
   std::int64_t negatives = 0;  ///< per click (RatingKind::click)
   std::int64_t seed = 1;
+  bool progress = false;
 };
 
 /// The rows as they are written, by time; users and items by their number in RawRatings.
