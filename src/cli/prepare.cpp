@@ -19,7 +19,8 @@ constexpr int kCutGroups = 8;  // the default of --graph.groups
 constexpr std::int64_t kLastTime = std::numeric_limits<std::int64_t>::max();
 
 struct PrepareOptions {
-  std::string input, format, output, titles;
+  std::string input, format, output, titles, reviews, metadata;
+  std::int64_t from_year = YearRange::kFirst, to_year = YearRange::kLast;
   ReadConfig read;
   PrepareConfig config;
   bool json = false;
@@ -36,6 +37,9 @@ struct PrepareOptions {
             "clicks: rows that are all positive, to which --negatives draws others. Times are "
             "seconds or milliseconds since 1970, or dates like 2005-04-02 23:53:47 (UTC). Titles "
             "are UTF-8 or Latin-1; an item without one is shown by its id.\n\n"
+            "Amazon's files are found in the input directory by the names they are published "
+            "under. An item of 2023 is a parent_asin. Every file may be gzip. Titles stay as they "
+            "are, HTML entities (&amp;) too.\n\n"
             "Splits never divide rows of equal time, which go to the later side. time: the last "
             "rows of all. user-time: the last rows of each user. A split may end up empty (a "
             "warning, since it can't be evaluated then), but not train (an error), and some row "
@@ -56,7 +60,12 @@ struct PrepareOptions {
         .example(
             "graphlora prepare --input ml-1m --format movielens-1m --split.valid-from 975768738 "
             "--split.test-from 978133376 --output run/dataset",
-            "boundaries at given times");
+            "boundaries at given times")
+        .example(
+            "graphlora prepare --input amazon --format amazon --from-year 2017 --to-year 2017 "
+            "--min-activity 20 --output run/dataset",
+            "Amazon-Book: amazon/ holds Books.json.gz and meta_Books.json.gz; one year, users and "
+            "items with 20 reviews or more");
     std::vector<std::string> names;
     for (const Format& known : formats()) names.emplace_back(known.name);
     table
@@ -86,6 +95,19 @@ struct PrepareOptions {
              "TIME: rows from this time on test; -1: by shares",
              in_range(config.split.test_from, kNoTime, kLastTime));
     table
+        .add("Rows", "from-year", &from_year, "rows of this year (UTC) and later",
+             in_range(from_year, YearRange::kFirst, YearRange::kLast))
+        .add("Rows", "to-year", &to_year, "rows of this year (UTC) and earlier",
+             in_range(to_year, YearRange::kFirst, YearRange::kLast))
+        .add("Rows", "min-activity", &config.activity.minimum,
+             "rows that a user, and an item, must have (repeated ones count once), or its rows are "
+             "left out",
+             in_range(config.activity.minimum, 0, std::numeric_limits<std::int32_t>::max()))
+        .add("Rows", "activity-rule", &config.activity.rule,
+             "single: counted once, among all rows, so that what is left may have fewer; k-core: "
+             "counted again until everyone left has as many",
+             one_of(config.activity.rule, {"single", "k-core"}));
+    table
         .add("Labels", "label-above", &config.label_above,
              "a rating above it is liked (MovieLens 3, Amazon 4)",
              in_range(config.label_above, -1e6, 1e6))
@@ -107,6 +129,12 @@ struct PrepareOptions {
         .add("Columns of a csv", "csv.separator", &csv.separator, "one character, or tab")
         .add("Columns of a csv", "csv.header", &csv.header,
              "false: there is no header, columns are called 1, 2, 3, …");
+    table
+        .add("Files of amazon", "amazon.reviews", &reviews,
+             "FILE: the reviews, where the directory holds several")
+        .add("Files of amazon", "amazon.metadata", &metadata,
+             "FILE: the titles, where the directory holds several or none; none: ids in their "
+             "place");
     add_common_options(table, common);
     return table;
   }
@@ -184,6 +212,10 @@ void warn(const nlohmann::json& description, const Dataset& dataset, const Share
   const auto count = [&](const char* key) { return description[key].get<std::int64_t>(); };
   if (const std::int64_t n = count("duplicates"))
     log::warn("{} rows repeat a user and item; the last of each was kept", n);
+  for (const char* key : {"years", "activity"})
+    if (description.contains(key))
+      log::info("{} rows were left out by {}", description[key]["dropped"].get<std::int64_t>(),
+                key == std::string_view("years") ? "--from-year and --to-year" : "--min-activity");
   if (const std::int64_t n = count("missing_titles"))
     log::warn("{} of {} items have no title; prompts show their ids", n, dataset.items());
   if (const std::int64_t n = count("missing_negatives"))
@@ -212,7 +244,8 @@ void warn(const nlohmann::json& description, const Dataset& dataset, const Share
 
 /// Finds an output that can't be written, or would cost the input, before the long reading.
 void check_output(const PrepareOptions& options) {
-  for (const std::string& source : {options.input, options.titles}) {
+  for (const std::string& source :
+       {options.input, options.titles, options.reviews, options.metadata}) {
     if (!source.empty() && lies_in(source, options.output)) {
       throw ConfigError("--output {}: holds the input {}, which would be deleted; name another",
                         options.output, source);
@@ -224,9 +257,14 @@ void check_output(const PrepareOptions& options) {
 void prepare(PrepareOptions& options) {
   const Format& format = find_format(options.format);
   check(options.config.split);
+  if (options.from_year > options.to_year)
+    throw ConfigError("--from-year {} is later than --to-year {}", options.from_year,
+                      options.to_year);
   check_output(options);
   options.read.input = options.input;
   options.read.csv.titles = options.titles;
+  options.read.amazon = {options.reviews, options.metadata};
+  options.read.years = YearRange(options.from_year, options.to_year);
   options.config.seed = options.common.seed;
   options.config.progress = true;
   RawRatings raw = format.read(options.read);

@@ -20,12 +20,26 @@ namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
 
+template <class T>
+void keep_only(std::vector<T>& values, const std::vector<std::uint8_t>& keep) {
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (keep[i]) values[kept++] = values[i];
+  values.resize(kept);
+}
+
 /// Rows on their way to the file, by time; users and items by source number until renumber().
 struct Rows {
   std::vector<std::int32_t> user, item;
   std::vector<float> rating;
   std::vector<std::int64_t> time;
   std::size_t size() const { return user.size(); }
+  void keep_only(const std::vector<std::uint8_t>& keep) {
+    graphlora::keep_only(user, keep);
+    graphlora::keep_only(item, keep);
+    graphlora::keep_only(rating, keep);
+    graphlora::keep_only(time, keep);
+  }
 };
 
 /// The values in another order; the old ones are given back to the system.
@@ -38,14 +52,6 @@ std::vector<T> picked(std::vector<T>& values, std::span<const std::uint32_t> ord
                    });
   std::vector<T>().swap(values);
   return out;
-}
-
-template <class T>
-void keep_only(std::vector<T>& values, const std::vector<std::uint8_t>& keep) {
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < values.size(); ++i)
-    if (keep[i]) values[kept++] = values[i];
-  values.resize(kept);
 }
 
 /// Keeps the last row of each (user, item); rows ascending in time.
@@ -66,10 +72,7 @@ void remove_duplicates(Rows& rows, std::int32_t users, std::int32_t items) {
     });
   }
   if (std::find(keep.begin(), keep.end(), 0) == keep.end()) return;
-  keep_only(rows.user, keep);
-  keep_only(rows.item, keep);
-  keep_only(rows.rating, keep);
-  keep_only(rows.time, keep);
+  rows.keep_only(keep);
 }
 
 /// A column with each click's negatives behind it: of the click's own value, or another's.
@@ -173,6 +176,10 @@ std::string dataset_fingerprint(const nlohmann::json& description) {
 nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const PrepareConfig& config,
                              const DescribeRows& describe) {
   const std::string where = raw.input.empty() ? "the input" : raw.input.string();
+  if (raw.rows() == 0 && raw.outside_years > 0)
+    throw DataError(
+        "{}: none of the {} rows is of the years {} to {}; change --from-year, --to-year", where,
+        raw.outside_years, raw.years.first(), raw.years.last());
   if (raw.rows() == 0) throw DataError("{}: has no rows; there is nothing to prepare", where);
   if (raw.kind == RatingKind::click && config.negatives < 1)
     throw ConfigError("clicks alone have no negatives: give --negatives K (4 is usual)");
@@ -195,7 +202,17 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
   }
   bar.update(1, "looking for duplicates");
   remove_duplicates(rows, raw.users.size(), raw.items.size());
-  const std::int64_t duplicates = source_rows - static_cast<std::int64_t>(rows.size());
+  const auto distinct = static_cast<std::int64_t>(rows.size());
+  const std::int64_t duplicates = source_rows - distinct;
+  if (config.activity.minimum > 1)
+    rows.keep_only(
+        active_rows(config.activity, rows.user, rows.item, raw.users.size(), raw.items.size()));
+  const std::int64_t inactive = distinct - static_cast<std::int64_t>(rows.size());
+  if (rows.size() == 0)
+    throw DataError(
+        "{}: none of the {} rows is left: a user or item of each has fewer than {} "
+        "({}); lower --min-activity",
+        where, distinct, config.activity.minimum, config.activity.rule);
   std::int64_t missing_negatives = 0;
   if (raw.kind == RatingKind::click) {
     bar.update(2, "drawing negatives");
@@ -312,6 +329,13 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
                                 {"seed", config.seed},
                                 {"sources", raw.sources},
                                 {"files", files}};
+  if (!raw.years.all())
+    description["years"] = {
+        {"first", raw.years.first()}, {"last", raw.years.last()}, {"dropped", raw.outside_years}};
+  if (config.activity.minimum > 1)
+    description["activity"] = {{"minimum", config.activity.minimum},
+                               {"rule", config.activity.rule},
+                               {"dropped", inactive}};
   if (raw.bad_lines.count() > 0) description["bad_lines"] = raw.bad_lines.count();
   if (!more.empty()) description.update(more);
   if (config.split.rule == "time") {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "data/activity.hpp"
 #include "data/raw_ratings.hpp"
 #include "data/split.hpp"
 
@@ -17,6 +18,7 @@ struct PrepareConfig {
   std::int64_t negatives = 0;  ///< per click (RatingKind::click)
   std::int64_t seed = 1;
   bool progress = false;
+  ActivityConfig activity = {};  ///< who stays; counted without duplicates, before negatives
 };
 
 /// The rows as they are written, by time; users and items by their number in RawRatings.
@@ -36,8 +38,8 @@ inline constexpr int kDatasetVersion = 1;
 ///
 /// Rows are sorted by time, ties by source order; of rows of one (user, item) the last stays. Users
 /// and items are numbered by first appearance, a missing title is the item's id. Throws ConfigError
-/// (split, negatives) and DataError (no rows, 2^32 or more, nothing liked, nothing left to train
-/// on, unwritable).
+/// (split, negatives) and DataError (no rows, 2^32 or more, none of an active user and item,
+/// nothing liked, nothing left to train on, unwritable).
 ///
 ///     RawRatings raw;
 ///     raw.add("u1", "toy-story", 5, 100);

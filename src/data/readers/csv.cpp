@@ -34,8 +34,7 @@ RawRatings read_csv(const ReadConfig& config) {
     throw DataError("{}: is a directory; with --format csv, --input names the file",
                     config.input.string());
 
-  RawRatings raw;
-  raw.bad_lines = BadLines(config.max_bad_lines);
+  RawRatings raw = no_ratings(config);
   std::vector<std::string_view> row;
   {
     CsvTable table(config.input, separator, columns.header, config.progress);
@@ -64,7 +63,7 @@ RawRatings read_csv(const ReadConfig& config) {
       return true;
     });
     raw.input = at.path();
-    raw.sources.push_back(describe_source(at.path()));
+    raw.sources.push_back(at.describe());
   }
   if (columns.titles.empty()) return raw;
   CsvTable table(columns.titles, separator, columns.header, config.progress);
@@ -75,7 +74,7 @@ RawRatings read_csv(const ReadConfig& config) {
     raw.set_title(id_field(table.lines(), "item", row[item]), title_field(row[title]));
     return true;
   });
-  raw.sources.push_back(describe_source(table.lines().path()));
+  raw.sources.push_back(table.lines().describe());
   return raw;
 }
 

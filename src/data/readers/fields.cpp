@@ -6,13 +6,12 @@
 #include <cmath>
 
 #include "data/text.hpp"
+#include "data/year_range.hpp"
 
 namespace graphlora {
 namespace {
 
 constexpr std::size_t kMaxId = 1024;
-// As seconds the year 5138, as milliseconds 1973.
-constexpr std::int64_t kMilliseconds = 100'000'000'000;
 
 std::string_view trimmed(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
@@ -129,7 +128,7 @@ std::int64_t TimeColumn::field(const LineReader& at, std::string_view text) {
   if (!value || *value < 0 || *value > kMaxTime)
     throw at.error("the time {} is out of range: 0 to {} (seconds or milliseconds since 1970)",
                    shown(text), kMaxTime);
-  const bool milliseconds = *value >= kMilliseconds;
+  const bool milliseconds = *value >= kFirstMilliseconds;
   if (milliseconds_.value_or(milliseconds) != milliseconds)
     throw at.error("the time {} is in {}, the rows before are in {}; give all times in one unit",
                    shown(text), milliseconds ? "milliseconds" : "seconds",

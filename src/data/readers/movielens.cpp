@@ -10,8 +10,7 @@ namespace {
 /// Rows of user, item, rating, time; `columns` describes one for the error message.
 RawRatings read_ratings(const std::filesystem::path& path, const ReadConfig& config,
                         std::string_view separator, const char* columns) {
-  RawRatings raw;
-  raw.bad_lines = BadLines(config.max_bad_lines);
+  RawRatings raw = no_ratings(config);
   LineReader ratings(path, config.progress);
   TimeColumn times;
   std::string_view line;
@@ -29,7 +28,7 @@ RawRatings read_ratings(const std::filesystem::path& path, const ReadConfig& con
     return true;
   });
   raw.input = path;
-  raw.sources.push_back(describe_source(path));
+  raw.sources.push_back(ratings.describe());
   return raw;
 }
 
@@ -51,7 +50,7 @@ RawRatings read_movielens_100k(const ReadConfig& config) {
     raw.set_title(number_id_field(items, "item", fields[0]), title_field(fields[1]));
     return true;
   });
-  raw.sources.push_back(describe_source(items.path()));
+  raw.sources.push_back(items.describe());
   return raw;
 }
 
@@ -71,7 +70,7 @@ RawRatings read_movielens_1m(const ReadConfig& config) {
                   title_field(line.substr(first + 2, last - first - 2)));
     return true;
   });
-  raw.sources.push_back(describe_source(movies.path()));
+  raw.sources.push_back(movies.describe());
   return raw;
 }
 

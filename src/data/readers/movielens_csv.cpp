@@ -28,8 +28,7 @@ std::filesystem::path either(const std::filesystem::path& directory, const char*
 }  // namespace
 
 RawRatings read_movielens_csv(const ReadConfig& config) {
-  RawRatings raw;
-  raw.bad_lines = BadLines(config.max_bad_lines);
+  RawRatings raw = no_ratings(config);
   std::vector<std::string_view> row;
   {
     CsvTable ratings(either(config.input, "ratings.csv", "rating.csv"), ',', true, config.progress);
@@ -44,7 +43,7 @@ RawRatings read_movielens_csv(const ReadConfig& config) {
       return true;
     });
     raw.input = at.path();
-    raw.sources.push_back(describe_source(at.path()));
+    raw.sources.push_back(at.describe());
   }
   CsvTable movies(either(config.input, "movies.csv", "movie.csv"), ',', true, config.progress);
   const int item = movies.require(kItem, kAdvice), title = movies.require(kTitle, kAdvice);
@@ -53,7 +52,7 @@ RawRatings read_movielens_csv(const ReadConfig& config) {
     raw.set_title(id_field(movies.lines(), "item", row[item]), title_field(row[title]));
     return true;
   });
-  raw.sources.push_back(describe_source(movies.lines().path()));
+  raw.sources.push_back(movies.lines().describe());
   return raw;
 }
 

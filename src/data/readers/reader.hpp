@@ -19,10 +19,18 @@ struct CsvColumns {
   bool header = true;                 ///< false: columns are named 1, 2, 3, …
 };
 
+/// Amazon's files where their names in the input directory don't tell. Empty: found there.
+struct AmazonFiles {
+  std::filesystem::path reviews = {};
+  std::filesystem::path metadata = {};  ///< "none": no titles
+};
+
 struct ReadConfig {
   std::filesystem::path input;
   CsvColumns csv = {};  ///< only for csv
   bool progress = true;
+  AmazonFiles amazon = {};         ///< only for amazon
+  YearRange years = {};            ///< rows of other years are passed over
   std::int64_t max_bad_lines = 0;  ///< malformed lines to pass over, of all files together
 };
 
@@ -35,6 +43,9 @@ struct Format {
   RawRatings (*read)(const ReadConfig& config);
 };
 
+/// No ratings yet, the limits of `config` in force: what every reader starts from.
+RawRatings no_ratings(const ReadConfig& config);
+
 /// All formats.
 std::span<const Format> formats();
 /// Throws ConfigError that names the formats.
@@ -43,6 +54,7 @@ const Format& find_format(const std::string& name);
 RawRatings read_movielens_100k(const ReadConfig& config);
 RawRatings read_movielens_1m(const ReadConfig& config);
 RawRatings read_movielens_csv(const ReadConfig& config);
+RawRatings read_amazon(const ReadConfig& config);
 RawRatings read_csv(const ReadConfig& config);
 
 }  // namespace graphlora
