@@ -1,5 +1,6 @@
 #include "data/raw_ratings.hpp"
 
+#include <algorithm>
 #include <functional>
 
 #include "core/error.hpp"
@@ -8,51 +9,45 @@ namespace graphlora {
 
 namespace {
 
-std::uint32_t hash_of(std::string_view id) {
-  const std::size_t hash = std::hash<std::string_view>()(id);
-  return static_cast<std::uint32_t>(hash ^ (hash >> 32));
-}
+std::size_t hash_of(std::string_view id) { return std::hash<std::string_view>()(id); }
+std::uint32_t tag_of(std::size_t hash) { return static_cast<std::uint32_t>(hash >> 32); }
 
 }  // namespace
 
-std::size_t IdTable::slot_of(std::string_view id, std::uint32_t hash) const {
+std::size_t IdTable::slot_of(std::string_view id, std::size_t hash) const {
   const std::size_t mask = slots_.size() - 1;
   std::size_t at = hash & mask;
-  while (slots_[at].number >= 0 && (slots_[at].hash != hash || (*this)[slots_[at].number] != id))
+  while (slots_[at].number >= 0 &&
+         (slots_[at].tag != tag_of(hash) || (*this)[slots_[at].number] != id))
     at = (at + 1) & mask;
   return at;
 }
 
 void IdTable::grow() {
-  std::vector<Slot> old(2 * slots_.size());
-  old.swap(slots_);
-  const std::size_t mask = slots_.size() - 1;
-  for (const Slot& slot : old) {
-    if (slot.number < 0) continue;
-    std::size_t at = slot.hash & mask;
+  slots_.assign(std::max<std::size_t>(16, 2 * slots_.size()), {});
+  for (std::int32_t number = 0; number < size(); ++number) {
+    const std::size_t hash = hash_of((*this)[number]), mask = slots_.size() - 1;
+    std::size_t at = hash & mask;
     while (slots_[at].number >= 0) at = (at + 1) & mask;
-    slots_[at] = slot;
+    slots_[at] = {tag_of(hash), number};
   }
 }
 
 std::int32_t IdTable::intern(std::string_view id) {
-  const std::uint32_t hash = hash_of(id);
-  std::size_t at = slot_of(id, hash);
-  if (slots_[at].number >= 0) return slots_[at].number;
-  if (begin_.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()))
+  if (2 * begin_.size() > slots_.size()) grow();
+  const std::size_t hash = hash_of(id);
+  Slot& slot = slots_[slot_of(id, hash)];
+  if (slot.number >= 0) return slot.number;
+  if (size() == std::numeric_limits<std::int32_t>::max())
     throw DataError("more than 2^31-1 different ids: split the data before preparing it");
-  if (2 * begin_.size() > slots_.size()) {
-    grow();
-    at = slot_of(id, hash);
-  }
-  slots_[at] = {hash, size()};
-  text_ += id;
-  begin_.push_back(text_.size());
-  return size() - 1;
+  slot = {tag_of(hash), size()};
+  bytes_ += id;
+  begin_.push_back(bytes_.size());
+  return slot.number;
 }
 
 std::int32_t IdTable::find(std::string_view id) const {
-  return slots_[slot_of(id, hash_of(id))].number;
+  return slots_.empty() ? -1 : slots_[slot_of(id, hash_of(id))].number;
 }
 
 void RawRatings::add(std::string_view user_id, std::string_view item_id, float value,

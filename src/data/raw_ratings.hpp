@@ -13,32 +13,32 @@
 
 namespace graphlora {
 
-/// Source ids and their numbers 0, 1, … in order of first use. Takes 16 to 24 bytes an id beside
-/// its text.
+/// Source ids and their numbers 0, 1, … in order of first use: one string of all ids, and a hash
+/// table of numbers with linear probing.
 class IdTable {
  public:
   /// Number of `id`, new if it was not known. Throws DataError beyond 2^31-1 ids.
   std::int32_t intern(std::string_view id);
   /// Number of `id`, or -1.
   std::int32_t find(std::string_view id) const;
-  /// Valid until the next intern.
+  /// Holds until the next intern().
   std::string_view operator[](std::int32_t number) const {
-    return std::string_view(text_).substr(begin_[number], begin_[number + 1] - begin_[number]);
+    return std::string_view(bytes_).substr(begin_[number], begin_[number + 1] - begin_[number]);
   }
   std::int32_t size() const { return static_cast<std::int32_t>(begin_.size()) - 1; }
 
  private:
   struct Slot {
-    std::uint32_t hash;
-    std::int32_t number = -1;
+    std::uint32_t tag = 0;     // upper half of the id's hash; the lower half says where it stands
+    std::int32_t number = -1;  // -1: free
   };
-  /// Where the id is, or would be: open addressing, at most half of the slots are taken.
-  std::size_t slot_of(std::string_view id, std::uint32_t hash) const;
+  /// Place of the id's slot, or of the free one where it belongs.
+  std::size_t slot_of(std::string_view id, std::size_t hash) const;
   void grow();
 
-  std::string text_;  // all ids, one behind the other
+  std::string bytes_;
   std::vector<std::size_t> begin_{0};
-  std::vector<Slot> slots_ = std::vector<Slot>(64);
+  std::vector<Slot> slots_;  // a power of two, at most half of them taken
 };
 
 /// What a rating stands for.

@@ -14,7 +14,7 @@ using test::run_process;
 
 ProcessResult generate(const std::string& output, std::vector<std::string> more) {
   more.insert(more.begin(), {GRAPHLORA_BINARY, "generate", "--users", "300", "--items", "120",
-                             "--interactions", "6000", "--communities", "4", "--output", output});
+                             "--interactions", "6000", "--output", output});
   return run_process(more);
 }
 
@@ -22,9 +22,10 @@ TEST(GenerateCommand, RawFilesPreparedAreTheDataset) {
   const TemporaryDirectory folder;
   for (const char* rule : {"time", "user-time"}) {
     const std::string dataset = folder / "dataset", raw = folder / "raw", again = folder / "again";
-    const ProcessResult direct = generate(dataset, {"--split", rule, "--seed", "3", "--json"});
+    const ProcessResult direct =
+        generate(dataset, {"--communities", "4", "--split", rule, "--seed", "3", "--json"});
     ASSERT_EQ(direct.code, 0) << direct.err;
-    ASSERT_EQ(generate(raw, {"--as", "csv", "--seed", "3"}).code, 0);
+    ASSERT_EQ(generate(raw, {"--communities", "4", "--as", "csv", "--seed", "3"}).code, 0);
     const ProcessResult prepared =
         run_process({GRAPHLORA_BINARY, "prepare", "--input", raw + "/ratings.csv", "--format",
                      "csv", "--csv.time", "timestamp", "--csv.titles", raw + "/items.csv",
@@ -45,7 +46,8 @@ TEST(GenerateCommand, SaysWhatIsWrongBeforeTheWork) {
   const std::string file = folder / "file";
   for (const auto& [words, part] : std::vector<std::pair<std::vector<std::string>, std::string>>{
            {{"--communities", "121"}, "--communities 121"},
-           {{"--as", "tsv"}, "--as: must be one"}}) {
+           {{"--as", "tsv"}, "--as: must be one"},
+           {{"--as", "csv", "--split", "time"}, "--as csv writes raw files"}}) {
     const ProcessResult result = generate(folder / "out", words);
     EXPECT_EQ(result.code, 2);
     ASSERT_EQ(error_lines(result.err).size(), 1u) << result.err;
