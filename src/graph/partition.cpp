@@ -16,7 +16,6 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
-#include "core/progress.hpp"
 #include "core/rng.hpp"
 #include "graph/anchor_shares.hpp"
 #include "graph/hubs.hpp"
@@ -52,7 +51,23 @@ constexpr double kImbalance = 1.05;         // asked of METIS, for nodes and for
 constexpr double kImbalanceToReport = 1.2;  // of edges, where one warns
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
-void check_config(const PartitionConfig& config, std::int64_t nodes) {
+// What --partition.hubs asks for; nothing for auto.
+std::optional<std::int64_t> hub_count(const PartitionConfig& config, std::int64_t items) {
+  const std::string& text = config.hubs;
+  if (text == "auto") return std::nullopt;
+  std::int64_t count = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc() || end != text.data() + text.size() || count < 0) {
+    throw ConfigError("--partition.hubs: \"{}\" is neither a number nor auto", text);
+  }
+  if (count > items) {
+    throw ConfigError("--partition.hubs: {} hubs of {} items; give at most as many, or auto", count,
+                      items);
+  }
+  return count;
+}
+
+void check_config(const PartitionConfig& config, std::int64_t nodes, std::int64_t items) {
   if (config.parts < 1) throw ConfigError("--parts: {} is below 1", config.parts);
   if (config.parts > kMaxParts) {
     throw ConfigError("{} parts (ranks): at most {} are supported", config.parts, kMaxParts);
@@ -67,21 +82,7 @@ void check_config(const PartitionConfig& config, std::int64_t nodes) {
   }
   if (config.max_degree < 0)
     throw ConfigError("--partition.max-degree: {} is below 0", config.max_degree);
-}
-
-// What --partition.hubs asks for.
-std::int64_t hub_count(const PartitionConfig& config, const BipartiteGraph& graph) {
-  const std::string& text = config.hubs;
-  std::int64_t count = -1;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc() || end != text.data() + text.size() || count < 0) {
-    throw ConfigError("--partition.hubs: \"{}\" is neither a number nor auto", text);
-  }
-  if (count > graph.nodes - graph.users) {
-    throw ConfigError("--partition.hubs: {} of {} items cannot be hubs", count,
-                      graph.nodes - graph.users);
-  }
-  return count;
+  hub_count(config, items);
 }
 
 std::vector<std::int32_t> random_owner(std::int64_t nodes, std::int64_t parts, std::int64_t seed) {
@@ -375,12 +376,13 @@ Division divide_with_best_hubs(const BipartiteGraph& graph, const PartitionConfi
 }
 
 Division make_division(const BipartiteGraph& graph, const PartitionConfig& config, Making& making) {
-  check_config(config, graph.nodes);
-  if (config.hubs == "auto") {
-    if (config.parts == 1) return divide(graph, {}, config, making);
-    return divide_with_best_hubs(graph, config, making);
+  const std::int64_t items = graph.nodes - graph.users;
+  check_config(config, graph.nodes, items);
+  if (const auto hubs = hub_count(config, items)) {
+    return divide(graph, items_by_degree(graph, *hubs), config, making);
   }
-  return divide(graph, items_by_degree(graph, hub_count(config, graph)), config, making);
+  if (config.parts == 1) return divide(graph, {}, config, making);
+  return divide_with_best_hubs(graph, config, making);
 }
 
 std::int64_t sum_of(const std::vector<std::int64_t>& values) {
@@ -405,7 +407,8 @@ void warn_if_poor(const PartitionCost& cost, const PartitionCost& random) {
   if (most >= most_random && most_random > 0) {
     log::warn(
         "partition: the largest halo, {} rows, is no smaller than a random partition's, {}; this "
-        "graph has no communities to find: --partition.method random would do as well",
+        "graph has no communities to find, --partition.method random would do as well; or a few "
+        "items of very high degree hide them: try --partition.hubs auto",
         most, most_random);
   }
   if (const double edges = max_over_mean(cost.entries); edges > kImbalanceToReport) {
@@ -459,7 +462,6 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
           .substr(0, 16);
 
   ShardWriter writer(graph, division, static_cast<int>(config.parts), cut.groups());
-  Progress progress("writing shards", config.parts, "parts");
   for (int part = 0; part < config.parts; ++part) {
     writer.write(output.path(), part,
                  {{"format_version", std::to_string(kPartitionVersion)},
@@ -467,10 +469,8 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
                   {"part", std::to_string(part)},
                   {"parts", std::to_string(config.parts)},
                   {"groups", std::to_string(cut.groups())}});
-    progress.update(part + 1);
   }
   write_training_order(output.path(), dataset, cut);
-  progress.finish();
   making.phase("write");
 
   auto bytes_per_layer = cost.rows;
@@ -526,7 +526,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
 
 nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& config) {
   Making making;
-  check_config(config, dataset.nodes());
+  check_config(config, dataset.nodes(), dataset.items());
   AtomicDirectory output(partition_directory(dataset, static_cast<int>(config.parts)), kMarker);
   const CutRule cut(dataset, resolved_cut(dataset, config.cut), config.groups);
   const BipartiteGraph graph = build_training_graph(dataset, cut);
@@ -539,7 +539,7 @@ nlohmann::json write_partition(const Dataset& dataset, const PartitionConfig& co
                                const CutRule& cut, const BipartiteGraph& graph,
                                const Division& division, const std::filesystem::path& directory) {
   Making making;
-  check_config(config, graph.nodes);
+  check_config(config, graph.nodes, graph.nodes - graph.users);
   AtomicDirectory output(directory, kMarker);
   return write(dataset, config, cut, graph, division, making, output);
 }

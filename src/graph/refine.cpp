@@ -98,26 +98,19 @@ class Refinement {
           std::ceil(over * static_cast<double>(sum) / static_cast<double>(parts)));
     };
     load_limit_ = limit(kWorkLimit, static_cast<std::int64_t>(graph.col.size()));
-    node_limit_ = limit(kNodeLimit, graph.nodes);
+    node_limit_ = node_room_ = limit(kNodeLimit, graph.nodes);
   }
 
+  // Even work comes first; only where that is out of reach otherwise does it cost even numbers of
+  // nodes.
   void balance() {
-    std::vector<std::vector<std::int32_t>> of_part(parts_);
-    for (std::int64_t node = 0; node < graph_.nodes; ++node) {
-      if (!is_hub_[node] && over(owner_[node])) {
-        of_part[owner_[node]].push_back(static_cast<std::int32_t>(node));
-      }
-    }
-    // A part that takes nodes stays within the limits, so each part is treated once.
-    for (std::int32_t part = 0; part < parts_; ++part) {
-      if (load_[part] > load_limit_) {
-        empty(part, of_part[part], [&] { return load_[part] - load_limit_; });
-      }
-      if (nodes_[part] > node_limit_) {
-        empty(
-            part, of_part[part], [&] { return nodes_[part] - node_limit_; }, /*by_nodes=*/true);
-      }
-    }
+    const auto load_excess = [&](std::int32_t part) { return load_[part] - load_limit_; };
+    const auto node_excess = [&](std::int32_t part) { return nodes_[part] - node_limit_; };
+    relieve(load_excess, work_);
+    node_room_ = graph_.nodes;
+    relieve(load_excess, work_);
+    node_room_ = node_limit_;
+    relieve(node_excess, std::vector<std::int32_t>(graph_.nodes, 1));
   }
 
   void improve() {
@@ -153,9 +146,6 @@ class Refinement {
     }
   };
 
-  bool over(std::int32_t part) const {
-    return load_[part] > load_limit_ || nodes_[part] > node_limit_;
-  }
   template <class Visit>
   void each_neighbor(std::int64_t node, const Visit& visit) const {
     if (is_hub_[node]) return;
@@ -164,7 +154,7 @@ class Refinement {
     }
   }
   bool fits(std::int64_t node, std::int32_t part) const {
-    return load_[part] + work_[node] <= load_limit_ && nodes_[part] < node_limit_;
+    return load_[part] + work_[node] <= load_limit_ && nodes_[part] < node_room_;
   }
 
   // The part with room where the node costs least halo rows; `fallback`: a part to consider even if
@@ -225,40 +215,47 @@ class Refinement {
   std::int32_t least_loaded() const {
     std::int32_t least = -1;
     for (std::int32_t part = 0; part < parts_; ++part) {
-      if (nodes_[part] >= node_limit_) continue;
+      if (nodes_[part] >= node_room_) continue;
       if (least < 0 || load_[part] < load_[least]) least = part;
     }
     return least;
   }
 
-  // Moves nodes out of `part` until `excess` is used up, the cheapest first. Costs change with
-  // every move, so the cheapest is computed anew and put back if another has become cheaper.
+  // Moves nodes out of every part until its excess is used up, those first that cost least halo
+  // rows for the `relief` they bring. Costs change with every move, so the cheapest one's is
+  // computed anew and put back if another has become cheaper. Parts that take nodes stay within the
+  // limits.
   template <class Excess>
-  void empty(std::int32_t part, const std::vector<std::int32_t>& members, const Excess& excess,
-             bool by_nodes = false) {
-    std::int32_t least = least_loaded();
-    const auto cost = [&](std::int32_t node, const Move& move) {
-      const std::int64_t relief = by_nodes ? 1 : std::min<std::int64_t>(work_[node], excess());
-      return static_cast<double>(move.rows) / static_cast<double>(relief);
-    };
-    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
-    for (const std::int32_t node : members) {
-      if (owner_[node] != part || (work_[node] == 0 && !by_nodes)) continue;
-      const Move move = best_move(node, least);
-      if (move.part >= 0) queue.push({cost(node, move), node});
+  void relieve(const Excess& excess, const std::vector<std::int32_t>& relief) {
+    std::vector<std::vector<std::int32_t>> members(parts_);
+    for (std::int64_t node = 0; node < graph_.nodes; ++node) {
+      if (relief[node] == 0 || is_hub_[node] || excess(owner_[node]) <= 0) continue;
+      members[owner_[node]].push_back(static_cast<std::int32_t>(node));
     }
-    while (excess() > 0 && !queue.empty()) {
-      const Candidate candidate = queue.top();
-      queue.pop();
-      const Move move = best_move(candidate.node, least);
-      if (move.part < 0) continue;
-      const Candidate now{cost(candidate.node, move), candidate.node};
-      if (now.cost > candidate.cost && !queue.empty() && now > queue.top()) {
-        queue.push(now);
-        continue;
+    for (std::int32_t part = 0; part < parts_; ++part) {
+      std::int32_t least = least_loaded();
+      const auto cost = [&](std::int32_t node, const Move& move) {
+        const auto relieved = std::min<std::int64_t>(relief[node], excess(part));
+        return static_cast<double>(move.rows) / static_cast<double>(relieved);
+      };
+      std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
+      for (const std::int32_t node : members[part]) {
+        const Move move = best_move(node, least);
+        if (move.part >= 0) queue.push({cost(node, move), node});
       }
-      apply(candidate.node, move.part);
-      least = least_loaded();
+      while (excess(part) > 0 && !queue.empty()) {
+        const Candidate candidate = queue.top();
+        queue.pop();
+        const Move move = best_move(candidate.node, least);
+        if (move.part < 0) continue;
+        const Candidate now{cost(candidate.node, move), candidate.node};
+        if (now.cost > candidate.cost && !queue.empty() && now > queue.top()) {
+          queue.push(now);
+          continue;
+        }
+        apply(candidate.node, move.part);
+        least = least_loaded();
+      }
     }
   }
 
@@ -278,6 +275,7 @@ class Refinement {
   NeighborParts near_;
   std::vector<std::int64_t> load_, nodes_;  // per part: work and nodes
   std::int64_t load_limit_ = 0, node_limit_ = 0;
+  std::int64_t node_room_ = 0;  // a part takes no node beyond it
   // Of the node at hand: per part, the neighbors whose rows are there already or for another.
   std::vector<std::int64_t> shared_;
   std::vector<std::int32_t> touched_;  // parts with shared_ > 0

@@ -184,8 +184,8 @@ TEST_F(ShardWriterTest, AllPartsTogetherHoldEveryEdgeOnceWhateverTheHubs) {
       for (const auto& how : kDivisions) {
         for (const int hubs : {0, 1, 6, 25}) {
           SCOPED_TRACE(fmt::format("{} groups, {} parts, {}, {} hubs", groups, parts, how, hubs));
-          expect_written_right(graph, {divide(graph, how, parts).owner, items_of(graph, hubs, 9)}, parts,
-                               groups);
+          expect_written_right(graph, {divide(graph, how, parts).owner, items_of(graph, hubs, 9)},
+                               parts, groups);
         }
       }
     }
@@ -203,8 +203,8 @@ TEST_F(ShardWriterTest, GraphsOfExtremeShape) {
     for (const int parts : {1, 3, 10}) {
       for (const int hubs : {0, 1, 4}) {
         SCOPED_TRACE(fmt::format("{} edges, {} parts, {} hubs", edges.size(), parts, hubs));
-        expect_written_right(graph, {divide(graph, "random", parts).owner, items_of(graph, hubs, 1)},
-                             parts, 2);
+        expect_written_right(
+            graph, {divide(graph, "random", parts).owner, items_of(graph, hubs, 1)}, parts, 2);
       }
     }
   }
