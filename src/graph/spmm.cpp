@@ -35,10 +35,6 @@ Scales scales_of(const GraphPlan& plan, Normalization normalization, const at::T
   return {};
 }
 
-at::Tensor scaled(const at::Tensor& x_nC, const at::Tensor& scale_n1) {
-  return scale_n1.defined() ? x_nC * scale_n1.narrow(0, 0, x_nC.size(0)) : x_nC;
-}
-
 void scaled_into(const at::Tensor& x_nC, const at::Tensor& scale_n1, at::Tensor out_nC) {
   if (scale_n1.defined()) {
     at::mul_out(out_nC, x_nC, scale_n1.narrow(0, 0, x_nC.size(0)));
@@ -115,16 +111,10 @@ struct Propagate : torch::autograd::Function<Propagate> {
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = PlanContext::load(context);
-    const GraphPlan& plan = saved->plan;
     const auto normalization =
         static_cast<Normalization>(context->saved_data.at("normalization").toInt());
-    const Scales scales = scales_of(plan, normalization, grads[0]);
-    at::Tensor g_tkC = at::empty({plan.targets + plan.hubs, grads[0].size(1)}, grads[0].options());
-    scaled_into(grads[0], scales.left_n1, g_tkC.narrow(0, 0, plan.targets));
-    at::Tensor gx_nC = multiply_transposed(g_tkC, plan, *saved->world);
-    if (normalization == Normalization::with_self_loops)
-      gx_nC.narrow(0, 0, plan.targets).add_(g_tkC.narrow(0, 0, plan.targets));
-    return {scaled(gx_nC, scales.right_n1), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {propagate_adjoint(grads[0], saved->plan, *saved->world, normalization), at::Tensor(),
+            at::Tensor(), at::Tensor()};
   }
 };
 
@@ -135,6 +125,17 @@ at::Tensor propagate(const at::Tensor& x_nC, const GraphPlan& plan, Communicator
   TORCH_CHECK(x_nC.dim() == 2 && x_nC.size(0) == plan.owned, "propagate: ", x_nC.sizes(),
               " is not (", plan.owned, ", C)");
   return Propagate::apply(x_nC, plan, world, normalization);
+}
+
+at::Tensor propagate_adjoint(const at::Tensor& g_tC, const GraphPlan& plan, Communicator& world,
+                             Normalization normalization) {
+  const Scales scales = scales_of(plan, normalization, g_tC);
+  at::Tensor g_tkC = at::empty({plan.targets + plan.hubs, g_tC.size(1)}, g_tC.options());
+  scaled_into(g_tC, scales.left_n1, g_tkC.narrow(0, 0, plan.targets));
+  const at::Tensor gx_nC = multiply_transposed(g_tkC, plan, world);
+  if (normalization == Normalization::with_self_loops)
+    gx_nC.narrow(0, 0, plan.targets).add_(g_tkC.narrow(0, 0, plan.targets));
+  return scales.right_n1.defined() ? gx_nC.mul_(scales.right_n1) : gx_nC;
 }
 
 }  // namespace graphlora

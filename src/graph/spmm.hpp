@@ -22,4 +22,8 @@ enum class Normalization {
 at::Tensor propagate(const at::Tensor& x_nC, const GraphPlan& plan, Communicator& world,
                      Normalization normalization);
 
+/// The adjoint by itself, g_tC → gx_nC, without autograd. Collective.
+at::Tensor propagate_adjoint(const at::Tensor& g_tC, const GraphPlan& plan, Communicator& world,
+                             Normalization normalization);
+
 }  // namespace graphlora
