@@ -313,9 +313,11 @@ TEST_F(HostileInput, FullDisk) {
   };
   const Words exported{"export",  "--checkpoint", "@/out",   "--data",   "@/dataset", "--model",
                        "@/model", "--what",       "adapter", "--output", "@/new"};
+  const Words generated{"generate",       "--users", "50",       "--items", "20",
+                        "--interactions", "500",     "--output", "@/new"};
   for (const Words& words :
-       {kPrepareNew, kPrepare, kPartition, replaced(kPretrainNew, "--pretrain.width", "64"),
-        kTrainNew, exported}) {
+       {kPrepareNew, kPrepare, generated, with(generated, {"--as", "csv"}), kPartition,
+        replaced(kPretrainNew, "--pretrain.width", "64"), kTrainNew, exported}) {
     SCOPED_TRACE(words[0]);
     const TemporaryDirectory directory;
     const fs::path root = directory.path();
