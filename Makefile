@@ -28,6 +28,7 @@ benchmark:
 	@launch/build release -DGRAPHLORA_TESTS=ON
 	@benchmarks/train_speed
 	@build/release/benchmarks/spmm_benchmark
+	@build/release/benchmarks/embedding_update
 	@.venv/bin/python benchmarks/tokenizer_speed
 
 docs: build

@@ -88,9 +88,12 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   }
   const Workspace& workspace = loaded ? loaded->workspace() : *plain;
   const Dataset& dataset = *workspace.dataset;
-  const std::vector<std::int64_t> rows =
-      dataset.sample(parse_split(options.split), options.max_examples,
-                     static_cast<std::uint64_t>(options.sample_seed));
+  std::vector<std::int64_t> rows;
+  job.agree([&] {
+    rows = dataset.sample(parse_split(options.split), options.max_examples,
+                          static_cast<std::uint64_t>(options.sample_seed));
+    dataset.release_rows();
+  });
 
   const auto start = std::chrono::steady_clock::now();
   std::vector<float> scores;

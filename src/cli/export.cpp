@@ -6,6 +6,7 @@
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
 #include "train/checkpoint_model.hpp"
+#include "train/node_rows.hpp"
 
 namespace graphlora {
 namespace {
@@ -45,6 +46,52 @@ struct ExportOptions {
   }
 };
 
+/// Writes node_id, E and z of all nodes: rank 0 gathers them a range at a time. Collective.
+void write_nodes(Job& job, const std::filesystem::path& path, Recommender& model) {
+  constexpr std::int64_t kRows = 1 << 14;
+  const Workspace& workspace = model.workspace();
+  const std::int64_t nodes = workspace.dataset->nodes();
+  const bool root = job.world()->rank() == 0;
+  std::vector<std::pair<std::string, at::Tensor>> columns{{"E", model.table().weight_nD}};
+  if (const at::Tensor z_nr = model.anchors().node_z(); z_nr.defined())
+    columns.emplace_back("z", z_nr);
+
+  std::optional<SafetensorsWriter> file;
+  const auto each_range = [&](const auto& body) {
+    for (std::int64_t begin = 0; begin < nodes; begin += kRows)
+      body(NodeRange{begin, std::min(nodes, begin + kRows)});
+  };
+  job.agree([&] {
+    if (!root) return;
+    std::vector<SafetensorsWriter::Entry> entries{{"node_id", at::kLong, {nodes}}};
+    for (const auto& [name, rows] : columns)
+      entries.push_back({name, rows.scalar_type(), {nodes, rows.size(1)}});
+    file.emplace(path, entries);
+    each_range([&](const NodeRange& range) {
+      file->write(at::arange(range.begin, range.end, at::kLong));
+    });
+  });
+  const NodeRows node_rows(workspace.world(), workspace.shard->owned());
+  std::exception_ptr failure;  // found at once, told after the last exchange
+  for (const auto& [name, rows_nC] : columns) {
+    each_range([&](const NodeRange& range) {
+      std::vector<NodeRange> ranges(workspace.world().size());
+      ranges[0] = range;
+      const at::Tensor rows_RC = node_rows.fetch(rows_nC, ranges);
+      if (!root || failure) return;
+      try {
+        file->write(rows_RC);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    });
+  }
+  job.agree([&] {
+    if (failure) std::rethrow_exception(failure);
+    if (root) file->commit();
+  });
+}
+
 }  // namespace
 
 OptionTable describe_export() { return table_of<ExportOptions>(); }
@@ -65,7 +112,6 @@ int run_export(Job& job, const std::vector<std::string>& arguments) {
     }
   });
   CheckpointModel loaded(job, options.data, options.checkpoint, options.model, "");
-  const Workspace& workspace = loaded.workspace();
 
   if (options.what == "adapter") {
     job.agree([&] {
@@ -74,16 +120,7 @@ int run_export(Job& job, const std::vector<std::string>& arguments) {
       directory->commit();
     });
   } else {
-    const at::Tensor e_ND = in_node_order(workspace, loaded.model().table().weight_nD);
-    at::Tensor z_Nr = loaded.model().anchors().node_z();
-    if (z_Nr.defined()) z_Nr = in_node_order(workspace, z_Nr);
-    job.agree([&] {
-      if (!root) return;
-      std::vector<std::pair<std::string, at::Tensor>> tensors{
-          {"node_id", at::arange(e_ND.size(0), at::kLong)}, {"E", e_ND}};
-      if (z_Nr.defined()) tensors.emplace_back("z", z_Nr);
-      write_safetensors(options.output, tensors);
-    });
+    write_nodes(job, options.output, loaded.model());
   }
   if (root) fmt::print("{}\n", options.output);
   return 0;

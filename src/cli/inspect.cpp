@@ -137,7 +137,8 @@ void print_batch(const InspectOptions& options, const Checkpoint& checkpoint,
   const auto& run = checkpoint.manifest().at("sampler");
   const auto seed = run.at("seed").get<std::uint64_t>();
   const CutRule cut(dataset, checkpoint.cut(), checkpoint.groups());
-  const Sampler sampler(dataset, cut, run.at("batch_size").get<std::int64_t>(), seed,
+  const TrainingOrder order(dataset, cut);
+  const Sampler sampler(dataset, cut, order, run.at("batch_size").get<std::int64_t>(), seed,
                         run.at("block").get<std::int64_t>(),
                         run.at("max_train_examples").get<std::int64_t>());
   const StepPlan plan = plan_step(sampler, prompts, dataset, seed, options.batch, 1);

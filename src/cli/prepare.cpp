@@ -266,6 +266,7 @@ void prepare(PrepareOptions& options) {
   options.read.amazon = {options.reviews, options.metadata};
   options.read.years = YearRange(options.from_year, options.to_year);
   options.config.seed = options.common.seed;
+  options.config.progress = true;
   RawRatings raw = format.read(options.read);
   if (raw.bad_lines.count() > 0) {
     log::warn("{} malformed lines were passed over, for example:", raw.bad_lines.count());

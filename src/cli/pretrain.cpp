@@ -48,8 +48,9 @@ struct PretrainOptions {
         .add("Factorization", "pretrain.patience", &config.patience,
              "epochs without a better validation AUC after which it stops",
              in_range(config.patience, 1, kMany))
-        .add("Factorization", "pretrain.batch-size", &config.batch_size, "rows of a global batch",
-             in_range(config.batch_size, 1, kMany))
+        .add("Factorization", "pretrain.batch-size", &config.batch_size,
+             "rows of a global batch; 0: 4096, on large data up to 65536 (128 batches an epoch)",
+             in_range(config.batch_size, 0, kMany))
         .add("Factorization", "pretrain.lr", &config.lr, "learning rate of Adam",
              in_range(config.lr, 0, 1e3))
         .add("Factorization", "pretrain.weight-decay", &config.weight_decay,
@@ -81,7 +82,7 @@ nlohmann::json describe(const PretrainResult& result, const PretrainConfig& conf
                       {"config",
                        {{"epochs", config.epochs},
                         {"patience", config.patience},
-                        {"batch_size", config.batch_size},
+                        {"batch_size", result.batch_size},
                         {"lr", config.lr},
                         {"weight_decay", config.weight_decay},
                         {"init_std", config.init_std},

@@ -1,3 +1,7 @@
+#include <malloc.h>
+
+#include <chrono>
+
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "cli/partition_options.hpp"
@@ -203,16 +207,23 @@ void check(const TrainOptions& options) {
   }
 }
 
-/// Shares of anchors with edges in training and at test, with a warning where they differ much.
-void report_anchor_shares(const Dataset& dataset, const CutRule& cut) {
-  const AnchorShare train = total(training_anchor_shares(dataset, cut));
-  const AnchorShare test = anchor_share(dataset, Split::test);
+/// Shares of anchors with edges in training and at test, as the partition has counted them, with a
+/// warning where they differ much.
+void report_anchor_shares(const std::filesystem::path& partition, const CutRule& cut) {
+  const auto path = partition / "partition.json";
+  AnchorShares shares;
+  try {
+    shares = anchor_shares_from_json(read_json(path).at("anchor_shares"));
+  } catch (const std::exception& error) {
+    throw DataError("{}: {}; rebuild it with graphlora partition", path.string(), error.what());
+  }
+  const AnchorShare train = total(shares.train);
   log::info(
       "rows with an edge at the user, item: {:.1f} %, {:.1f} % in training (--graph.cut {}); "
       "{:.1f} %, {:.1f} % at test",
-      100 * train.user(), 100 * train.item(), to_string(cut.kind()), 100 * test.user(),
-      100 * test.item());
-  const std::string warning = anchor_share_warning(train, test, cut);
+      100 * train.user(), 100 * train.item(), to_string(cut.kind()), 100 * shares.test.user(),
+      100 * shares.test.item());
+  const std::string warning = anchor_share_warning(train, shares.test, cut);
   if (!warning.empty()) log::warn("{}", warning);
 }
 
@@ -256,13 +267,30 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
       throw another_cut();
   });
 
+  const auto start = std::chrono::steady_clock::now();
   const Workspace workspace(job, options.data, options.partition, Reuse::same_division,
                             static_cast<int>(options.tensor_parallel));
+  std::vector<std::pair<std::string, double>> seconds = workspace.seconds;
+  const auto seconds_so_far = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  double done = seconds_so_far();
+  const auto lap = [&](const char* what) {
+    const double now = seconds_so_far();
+    seconds.emplace_back(what, now - std::exchange(done, now));
+  };
   const bool root = workspace.world().rank() == 0;
 
   job.agree([&] {
-    if (root) report_anchor_shares(*workspace.dataset, workspace.shard->cut());
+    if (!root) return;
+    const CutRule& cut = workspace.shard->cut();
+    const auto directory = partition_directory(*workspace.dataset, workspace.world().size());
+    report_anchor_shares(directory, cut);
+    // Through maps of their own: what the check touches goes with them.
+    const Dataset dataset(options.data, DatasetCheck::shapes);
+    TrainingOrder(directory, dataset, cut).check();
   });
+  lap("order");
 
   EmbeddingTable table;
   bool bias_columns = false;
@@ -281,7 +309,9 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     table = read_embeddings(source, workspace.shard->owned(), workspace.dataset->nodes(),
                             Precision::parse(model_config.precision).parameter);
   });
+  lap("embeddings");
   Recommender model(job, workspace, options.model, model_config, std::move(table), bias_columns);
+  lap("model");
   if (checkpoint) {
     job.agree([&] {
       checkpoint->require_base(model.base());
@@ -291,6 +321,14 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     if (root) log::info("resuming {} after step {}", options.output, checkpoint->state().step);
   } else {
     model.initialize_from_data();
+  }
+  malloc_trim(0);  // what the start took and gave back
+  lap("initial weights");
+  if (root) {
+    std::string parts;
+    for (const auto& [what, took] : seconds)
+      parts += fmt::format("{}{} {:.1f}", parts.empty() ? "" : ", ", what, took);
+    log::info("ready after {:.1f} s ({})", done, parts);
   }
 
   const TrainResult result = train(job, model, config, checkpoint ? &*checkpoint : nullptr);

@@ -60,21 +60,38 @@ KeyedPermutation::KeyedPermutation(std::uint64_t n, std::uint64_t key)
   while (half_bits_ < 32 && (std::uint64_t{1} << (2 * half_bits_)) < n) ++half_bits_;
 }
 
+std::uint64_t KeyedPermutation::round(std::uint64_t number, std::uint64_t right) const {
+  return splitmix64(key_ + splitmix64(right + (number << 60)));
+}
+
 std::uint64_t KeyedPermutation::operator()(std::uint64_t i) const {
   const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
   // The Feistel domain is at most four times n, so walking the cycle back into [0, n) takes few
   // steps.
   do {
     std::uint64_t left = i >> half_bits_, right = i & mask;
-    for (std::uint64_t round = 0; round < 4; ++round) {
-      const std::uint64_t next =
-          left ^ (splitmix64(key_ + splitmix64(right + (round << 60))) & mask);
+    for (std::uint64_t number = 0; number < 4; ++number) {
+      const std::uint64_t next = left ^ (round(number, right) & mask);
       left = right;
       right = next;
     }
     i = (left << half_bits_) | right;
   } while (i >= n_);
   return i;
+}
+
+std::uint64_t KeyedPermutation::inverse(std::uint64_t image) const {
+  const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
+  do {
+    std::uint64_t left = image >> half_bits_, right = image & mask;
+    for (std::uint64_t number = 4; number-- > 0;) {
+      const std::uint64_t before = right ^ (round(number, left) & mask);
+      right = left;
+      left = before;
+    }
+    image = (left << half_bits_) | right;
+  } while (image >= n_);
+  return image;
 }
 
 }  // namespace graphlora

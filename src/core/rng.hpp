@@ -42,8 +42,12 @@ class KeyedPermutation {
  public:
   KeyedPermutation(std::uint64_t n, std::uint64_t key);
   std::uint64_t operator()(std::uint64_t i) const;  ///< i < n
+  /// The i whose image is `image` < n.
+  std::uint64_t inverse(std::uint64_t image) const;
 
  private:
+  std::uint64_t round(std::uint64_t number, std::uint64_t right) const;
+
   std::uint64_t n_, key_;
   int half_bits_;
 };

@@ -1,5 +1,8 @@
 #include "core/safetensors.hpp"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -175,32 +178,69 @@ at::Tensor SafetensorsReader::tensor(const std::string& name, at::ScalarType dty
   return tensor(name);
 }
 
-void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+void SafetensorsReader::release() const {
+  const auto bytes = map_->bytes();
+  release(bytes.data(), bytes.data() + bytes.size());
+}
+
+void SafetensorsReader::release(const at::Tensor& view) const {
+  const auto bytes = map_->bytes();
+  const auto* begin = static_cast<const std::byte*>(view.const_data_ptr());
+  // A copy, made where the file is not aligned, has no pages of the map.
+  if (begin < bytes.data() || begin >= bytes.data() + bytes.size()) return;
+  release(begin, begin + view.nbytes());
+}
+
+void SafetensorsReader::release(const std::byte* begin, const std::byte* end) const {
+  // Whole pages, also those it shares with neighbours: the map is read-only, so none can be lost.
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(begin) / page * page;
+  if (begin != end)
+    madvise(reinterpret_cast<void*>(first), reinterpret_cast<std::uintptr_t>(end) - first,
+            MADV_DONTNEED);
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                     const std::vector<Entry>& entries,
+                                     const std::map<std::string, std::string>& metadata)
+    : file_(path) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
-  std::uint64_t offset = 0;
-  for (const auto& [name, tensor] : tensors) {
+  for (const auto& [name, dtype, shape] : entries) {
     TORCH_CHECK(!header.contains(name), "safetensors: tensor ", name, " is written twice");
-    const std::uint64_t end = offset + static_cast<std::uint64_t>(tensor.nbytes());
+    const std::uint64_t begin = missing_;
+    missing_ += checked_bytes(path.string() + ": tensor " + name, shape, c10::elementSize(dtype));
     header[name] = {
-        {"dtype", dtype_name(tensor.scalar_type())},
-        {"shape", std::vector<std::int64_t>(tensor.sizes().begin(), tensor.sizes().end())},
-        {"data_offsets", {offset, end}}};
-    offset = end;
+        {"dtype", dtype_name(dtype)}, {"shape", shape}, {"data_offsets", {begin, missing_}}};
   }
   std::string text = header.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   text.append((8 - text.size() % 8) % 8, ' ');
   const std::uint64_t size = text.size();
-  AtomicFile file(path);
-  file.write(&size, sizeof size);
-  file.write(text);
-  for (const auto& [name, tensor] : tensors) {
-    const at::Tensor contiguous = tensor.detach().cpu().contiguous();
-    file.write(contiguous.data_ptr(), contiguous.nbytes());
-  }
-  file.commit();
+  file_.write(&size, sizeof size);
+  file_.write(text);
+}
+
+void SafetensorsWriter::write(const at::Tensor& piece) {
+  const at::Tensor contiguous = piece.detach().cpu().contiguous();
+  TORCH_CHECK(contiguous.nbytes() <= missing_, "safetensors: more values than the header has");
+  missing_ -= contiguous.nbytes();
+  file_.write(contiguous.const_data_ptr(), contiguous.nbytes());
+}
+
+void SafetensorsWriter::commit() {
+  TORCH_CHECK(missing_ == 0, "safetensors: ", missing_, " bytes of the header's are not written");
+  file_.commit();
+}
+
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<SafetensorsWriter::Entry> entries;
+  for (const auto& [name, tensor] : tensors)
+    entries.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
+  SafetensorsWriter writer(path, entries, metadata);
+  for (const auto& [name, tensor] : tensors) writer.write(tensor);
+  writer.commit();
 }
 
 }  // namespace graphlora

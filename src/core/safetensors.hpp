@@ -41,12 +41,41 @@ class SafetensorsReader {
   at::Tensor tensor(const std::string& name, at::ScalarType dtype,
                     const std::vector<std::int64_t>& shape) const;
 
+  /// Unmaps the pages that reading has touched, of the whole file or under one view; they are read
+  /// from the file again when touched. Views stay valid.
+  void release() const;
+  void release(const at::Tensor& view) const;
+
  private:
+  void release(const std::byte* begin, const std::byte* end) const;
+
   std::filesystem::path path_;
   std::shared_ptr<MappedFile> map_;
   std::size_t data_offset_ = 0;
   std::map<std::string, Entry> entries_;
   std::map<std::string, std::string> metadata_;
+};
+
+/// Writes a file piece by piece, atomically (temporary name, fsync, rename), so that no tensor
+/// needs to be in memory as a whole.
+class SafetensorsWriter {
+ public:
+  struct Entry {
+    std::string name;
+    at::ScalarType dtype;
+    std::vector<std::int64_t> shape;
+  };
+  /// Throws DataError.
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<Entry>& entries,
+                    const std::map<std::string, std::string>& metadata = {});
+  /// The next values, in the order of the entries. Throws DataError.
+  void write(const at::Tensor& piece);
+  /// All of the entries must have been written.
+  void commit();
+
+ private:
+  AtomicFile file_;
+  std::uint64_t missing_ = 0;  // bytes
 };
 
 /// Writes CPU tensors in the given order, atomically (temporary name, fsync, rename). Same tensors

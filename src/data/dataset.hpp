@@ -15,16 +15,28 @@
 
 namespace graphlora {
 
+class SafetensorsReader;
+
 enum class Split : std::uint8_t { train = 0, valid = 1, test = 2 };
 /// "train", "valid", "test". Throws ConfigError.
 Split parse_split(const std::string& name);
 const char* to_string(Split split);
 
-/// Memory-mapped; every array is checked on opening (ranges, order, lengths, UTF-8 of titles).
+/// How much of a dataset is looked at when it is opened. complete: all of every array (ranges,
+/// order, lengths, UTF-8 of titles). shapes: dataset.json, types and lengths, without touching the
+/// arrays; what addresses memory is then checked where it is used (check_row).
+enum class DatasetCheck : std::uint8_t { shapes, complete };
+
+/// Memory-mapped. The ranks of a job open it by its shapes once one of them has checked all of it
+/// (Workspace).
 class Dataset {
  public:
   /// Throws DataError.
-  explicit Dataset(const std::filesystem::path& directory);
+  explicit Dataset(const std::filesystem::path& directory,
+                   DatasetCheck check = DatasetCheck::complete);
+
+  ~Dataset();
+  Dataset(Dataset&&) noexcept;
 
   /// Compares the files' checksums with dataset.json's: finds changes that leave everything
   /// plausible. Throws DataError.
@@ -47,18 +59,25 @@ class Dataset {
   std::span<const std::uint8_t> label() const { return label_; }  ///< 1: liked
   std::span<const std::int64_t> time() const { return time_; }
   Split split(std::int64_t row) const { return static_cast<Split>(split_[row]); }
+  /// Rows of a split by dataset.json.
+  std::int64_t rows(Split split) const { return split_rows_[static_cast<int>(split)]; }
 
   std::int64_t user_node(std::int64_t row) const { return user_[row]; }
   std::int64_t item_node(std::int64_t row) const { return users_ + item_[row]; }
 
-  /// Rows of a split, ascending.
+  /// Throws DataError unless row, user, item and split are in range.
+  void check_row(std::int64_t row) const;
+
+  /// Rows of a split, ascending; checked (check_row).
   std::vector<std::int64_t> rows_of(Split split) const;
   /// The `limit` rows of the split with the least splitmix64(sample_seed·0x9E3779B97F4A7C15 + row),
-  /// in that order; limit <= 0: all of them.
+  /// in that order; limit <= 0: all of them. Checked (check_row). One pass over the splits; memory
+  /// for the result only.
   std::vector<std::int64_t> sample(Split split, std::int64_t limit,
                                    std::uint64_t sample_seed) const;
 
   /// Items (0…V-1) the user liked strictly before `time`, oldest first, the last `limit` of them.
+  /// This and the strings below throw DataError where the stored offsets lead nowhere.
   std::span<const std::int64_t> liked_before(std::int64_t user, std::int64_t time,
                                              std::int64_t limit) const;
 
@@ -66,26 +85,35 @@ class Dataset {
   std::string_view user_id(std::int64_t user) const;  ///< as in the source files
   std::string_view item_id(std::int64_t item) const;
 
-  /// Whether user and item of a row both occur in train.
+  /// Whether user and item of a row both occur in train. The first call passes over all rows; not
+  /// for two threads at once.
   bool warm(std::int64_t row) const;
 
+  /// Unmaps the pages of interactions that a pass over the rows has touched, so that they don't
+  /// stay part of this process; they are read again (from the page cache) where they are needed.
+  void release_rows() const;
+
  private:
-  /// `split_rows`: train, valid and test rows there must be.
-  void read_interactions(const std::array<std::int64_t, 3>& split_rows);
-  void read_history();
-  void read_names();
+  void map_files();
+  void check_interactions() const;
+  void check_history() const;
+  void check_names() const;
+  std::string_view string_at(const char* what, std::span<const std::int64_t> offsets,
+                             std::span<const std::uint8_t> bytes, std::int64_t i) const;
 
   std::filesystem::path directory_;
   nlohmann::json description_;
   std::string fingerprint_;
   std::int64_t users_ = 0, items_ = 0;
+  std::array<std::int64_t, 3> split_rows_{};
   std::span<const std::int64_t> user_, item_, time_;
   std::span<const float> rating_;
   std::span<const std::uint8_t> label_, split_;
   std::span<const std::int64_t> history_offsets_, history_item_, history_time_;
   std::span<const std::int64_t> user_id_offsets_, item_id_offsets_, title_offsets_;
   std::span<const std::uint8_t> user_id_bytes_, item_id_bytes_, title_bytes_;
-  std::vector<bool> user_in_train_, item_in_train_;
+  mutable std::vector<bool> user_in_train_, item_in_train_;  // of warm()
+  std::unique_ptr<SafetensorsReader> interactions_;
   std::vector<at::Tensor> storage_;  // keep the maps alive
 };
 

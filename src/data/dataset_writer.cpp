@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/progress.hpp"
 #include "core/safetensors.hpp"
 #include "core/tensor_view.hpp"
 #include "data/group_rows.hpp"
@@ -190,6 +191,9 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
     throw DataError("{}: {} rows (with negatives) are more than 2^32-1: split the data", where,
                     raw.rows() * (config.negatives + 1));
 
+  constexpr std::int64_t kSteps = 6;
+  Progress bar("preparing", kSteps, "steps", config.progress);
+  bar.update(0, "sorting rows");
   const std::int64_t source_rows = raw.rows();
   Rows rows;
   {
@@ -197,6 +201,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
     rows = {picked(raw.user, order), picked(raw.item, order), picked(raw.rating, order),
             picked(raw.time, order)};
   }
+  bar.update(1, "looking for duplicates");
   remove_duplicates(rows, raw.users.size(), raw.items.size());
   const auto distinct = static_cast<std::int64_t>(rows.size());
   const std::int64_t duplicates = source_rows - distinct;
@@ -211,6 +216,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
   const auto kept = static_cast<std::int64_t>(rows.size());
   std::int64_t missing_negatives = 0;
   if (raw.kind == RatingKind::click) {
+    bar.update(2, "drawing negatives");
     const std::vector<Negative> negatives =
         draw_negatives(rows.user, rows.item, rows.time, raw.users.size(), raw.items.size(),
                        config.negatives, static_cast<std::uint64_t>(config.seed));
@@ -234,6 +240,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
     throw DataError("{}: no row is liked: every label is 0", where);
   }
 
+  bar.update(3, "splitting");
   const std::vector<Split> split = split_rows(rows.user, rows.time, raw.users.size(), config.split);
   std::array<std::int64_t, 3> split_rows_count{}, split_liked{};
   for (std::int64_t row = 0; row < count; ++row) {
@@ -262,9 +269,11 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
     if (error) throw DataError("{}: {}", path.string(), error.message());
     files[name] = {{"bytes", bytes}, {"sha256", sha256_file(path)}};
   };
+  bar.update(4, "writing histories");
   write_history(out.path() / "history.safetensors", rows, label, users);
   written("history.safetensors");
   {
+    bar.update(5, "writing interactions");
     const std::vector<std::int64_t> user = widened(std::move(rows.user)),
                                     item = widened(std::move(rows.item));
     write_safetensors(out.path() / "interactions.safetensors", {{"user", view_of(user)},
@@ -343,6 +352,7 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
   description["fingerprint"] = dataset_fingerprint(description);
   write_json(out.path() / "dataset.json", description);
   out.commit();
+  bar.update(kSteps);
   return description;
 }
 

@@ -17,6 +17,7 @@ struct PrepareConfig {
   double label_above = 3;      ///< a rating above it is liked (RatingKind::rating)
   std::int64_t negatives = 0;  ///< per click (RatingKind::click)
   std::int64_t seed = 1;
+  bool progress = false;
   ActivityConfig activity = {};  ///< who stays; counted without duplicates, before negatives
 };
 

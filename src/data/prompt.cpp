@@ -26,11 +26,11 @@ std::string source_name(const PromptConfig& config) {
 }  // namespace
 
 PromptBuilder::PromptBuilder(const Dataset& dataset, const Tokenizer& tokenizer,
-                             const PromptConfig& config)
+                             const PromptConfig& config, TitleTokens titles)
     : dataset_(dataset),
       tokenizer_(tokenizer),
       config_(config),
-      titles_(dataset, tokenizer),
+      titles_(std::move(titles)),
       source_(read_source(config)) {
   if (config.history < 0) throw ConfigError("--prompt.history must be at least 0");
   const std::vector<PromptTemplate> templates = parse_templates(source_, source_name(config));

@@ -44,7 +44,11 @@ class PromptBuilder {
  public:
   /// Throws ConfigError (template errors with FILE:LINE, words that are no single token), keeps
   /// references.
-  PromptBuilder(const Dataset& dataset, const Tokenizer& tokenizer, const PromptConfig& config);
+  PromptBuilder(const Dataset& dataset, const Tokenizer& tokenizer, const PromptConfig& config)
+      : PromptBuilder(dataset, tokenizer, config, TitleTokens(dataset, tokenizer)) {}
+  /// The same with the titles of all items as they were tokenized elsewhere.
+  PromptBuilder(const Dataset& dataset, const Tokenizer& tokenizer, const PromptConfig& config,
+                TitleTokens titles);
 
   std::int32_t templates() const { return static_cast<std::int32_t>(templates_.size()); }
   /// Template of a training example, drawn by weight from (seed, epoch, user, history).

@@ -1,22 +1,53 @@
 #include "data/raw_ratings.hpp"
 
+#include <algorithm>
+#include <functional>
+
 #include "core/error.hpp"
 
 namespace graphlora {
 
+namespace {
+
+std::size_t hash_of(std::string_view id) { return std::hash<std::string_view>()(id); }
+std::uint32_t tag_of(std::size_t hash) { return static_cast<std::uint32_t>(hash >> 32); }
+
+}  // namespace
+
+std::size_t IdTable::slot_of(std::string_view id, std::size_t hash) const {
+  const std::size_t mask = slots_.size() - 1;
+  std::size_t at = hash & mask;
+  while (slots_[at].number >= 0 &&
+         (slots_[at].tag != tag_of(hash) || (*this)[slots_[at].number] != id))
+    at = (at + 1) & mask;
+  return at;
+}
+
+void IdTable::grow() {
+  slots_.assign(std::max<std::size_t>(16, 2 * slots_.size()), {});
+  for (std::int32_t number = 0; number < size(); ++number) {
+    const std::size_t hash = hash_of((*this)[number]), mask = slots_.size() - 1;
+    std::size_t at = hash & mask;
+    while (slots_[at].number >= 0) at = (at + 1) & mask;
+    slots_[at] = {tag_of(hash), number};
+  }
+}
+
 std::int32_t IdTable::intern(std::string_view id) {
-  if (const std::int32_t known = find(id); known >= 0) return known;
-  if (ids_.size() >= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()))
+  if (2 * begin_.size() > slots_.size()) grow();
+  const std::size_t hash = hash_of(id);
+  Slot& slot = slots_[slot_of(id, hash)];
+  if (slot.number >= 0) return slot.number;
+  if (size() == std::numeric_limits<std::int32_t>::max())
     throw DataError("more than 2^31-1 different ids: split the data before preparing it");
-  const std::int32_t number = size();
-  ids_.emplace_back(id);
-  numbers_.emplace(ids_.back(), number);
-  return number;
+  slot = {tag_of(hash), size()};
+  bytes_ += id;
+  begin_.push_back(bytes_.size());
+  return slot.number;
 }
 
 std::int32_t IdTable::find(std::string_view id) const {
-  const auto found = numbers_.find(id);
-  return found == numbers_.end() ? -1 : found->second;
+  return slots_.empty() ? -1 : slots_[slot_of(id, hash_of(id))].number;
 }
 
 void RawRatings::add(std::string_view user_id, std::string_view item_id, float value,

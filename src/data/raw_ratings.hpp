@@ -1,13 +1,11 @@
 // Ratings as the readers hand them over: source ids interned, rows in source order.
 #pragma once
 #include <cstdint>
-#include <deque>
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "data/readers/bad_lines.hpp"
@@ -15,19 +13,32 @@
 
 namespace graphlora {
 
-/// Source ids and their numbers 0, 1, … in order of first use.
+/// Source ids and their numbers 0, 1, … in order of first use: one string of all ids, and a hash
+/// table of numbers with linear probing.
 class IdTable {
  public:
   /// Number of `id`, new if it was not known. Throws DataError beyond 2^31-1 ids.
   std::int32_t intern(std::string_view id);
   /// Number of `id`, or -1.
   std::int32_t find(std::string_view id) const;
-  std::string_view operator[](std::int32_t number) const { return ids_[number]; }
-  std::int32_t size() const { return static_cast<std::int32_t>(ids_.size()); }
+  /// Holds until the next intern().
+  std::string_view operator[](std::int32_t number) const {
+    return std::string_view(bytes_).substr(begin_[number], begin_[number + 1] - begin_[number]);
+  }
+  std::int32_t size() const { return static_cast<std::int32_t>(begin_.size()) - 1; }
 
  private:
-  std::deque<std::string> ids_;  // a deque never moves what the map's keys refer to
-  std::unordered_map<std::string_view, std::int32_t> numbers_;
+  struct Slot {
+    std::uint32_t tag = 0;     // upper half of the id's hash; the lower half says where it stands
+    std::int32_t number = -1;  // -1: free
+  };
+  /// Place of the id's slot, or of the free one where it belongs.
+  std::size_t slot_of(std::string_view id, std::size_t hash) const;
+  void grow();
+
+  std::string bytes_;
+  std::vector<std::size_t> begin_{0};
+  std::vector<Slot> slots_;  // a power of two, at most half of them taken
 };
 
 /// What a rating stands for.

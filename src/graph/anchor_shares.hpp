@@ -19,6 +19,18 @@ struct AnchorShare {
   AnchorShare& operator+=(const AnchorShare& other);
 };
 
+/// What a partition keeps of a dataset under a cut.
+struct AnchorShares {
+  std::vector<AnchorShare> train;  ///< rows of each batch group, in the graph that its batches see
+  AnchorShare valid, test;         ///< in the graph of all training positives
+};
+/// Two passes over the rows; memory: four bytes a node.
+AnchorShares anchor_shares(const Dataset& dataset, const CutRule& cut);
+/// {"train":[{"rows","users","items"},…],"valid":{…},"test":{…}}, the counts.
+nlohmann::json to_json(const AnchorShares& shares);
+/// The reverse. Throws DataError.
+AnchorShares anchor_shares_from_json(const nlohmann::json& json);
+
 /// Rows of a split in the graph of all training positives.
 AnchorShare anchor_share(const Dataset& dataset, Split split);
 

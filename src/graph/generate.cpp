@@ -205,11 +205,16 @@ void PlantedData::draw_titles() {
                                vocabulary + static_cast<std::uint64_t>(item_community_[item]));
     SplitMix64 random(splitmix64(titles + static_cast<std::uint64_t>(item)));
     std::string& title = titles_[item];
+    // The second of a pair is never the first.
+    const auto two_of = [&](std::uint64_t n) {
+      const std::uint64_t first = random.below(n);
+      return std::pair(first, (first + 1 + random.below(n - 1)) % n);
+    };
     for (int attempt = 0; attempt < kTries; ++attempt) {
-      title = fmt::format("{} {} {} {}", adjectives[random.below(adjectives.size())],
-                          nouns[own(random.below(kOwnWords))],
-                          adjectives[random.below(adjectives.size())],
-                          nouns[own(random.below(kOwnWords))]);
+      const auto [adjective, other_adjective] = two_of(adjectives.size());
+      const auto [noun, other_noun] = two_of(kOwnWords);
+      title = fmt::format("{} {} {} {}", adjectives[adjective], nouns[own(noun)],
+                          adjectives[other_adjective], nouns[own(other_noun)]);
       if (known.insert(title).second) break;
       if (attempt + 1 == kTries) title += fmt::format(" {}", item + 1);
     }

@@ -17,9 +17,11 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/rng.hpp"
+#include "graph/anchor_shares.hpp"
 #include "graph/hubs.hpp"
 #include "graph/refine.hpp"
 #include "graph/shard_writer.hpp"
+#include "graph/training_order.hpp"
 
 namespace graphlora {
 namespace {
@@ -468,6 +470,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
                   {"parts", std::to_string(config.parts)},
                   {"groups", std::to_string(cut.groups())}});
   }
+  write_training_order(output.path(), dataset, cut);
   making.phase("write");
 
   auto bytes_per_layer = cost.rows;
@@ -482,6 +485,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
       {"dataset_fingerprint", dataset.fingerprint()},
       {"options", options},
       {"cut", cut.to_json()},
+      {"anchor_shares", to_json(anchor_shares(dataset, cut))},
       {"parts", config.parts},
       {"nodes", graph.nodes},
       {"edges", graph.edges()},

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <exception>
-#include <numeric>
+#include <optional>
 
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
+#include "core/tensor_view.hpp"
+#include "train/node_rows.hpp"
 
 namespace graphlora {
 namespace {
@@ -14,6 +16,8 @@ namespace {
 constexpr const char* kNames[] = {"weight", "exp_avg", "exp_avg_sq"};
 // What the header of a file may take.
 constexpr std::int64_t kHeaderBytes = 4096;
+// What a rank sends, receives or reads at a time.
+constexpr std::int64_t kBlockBytes = 4 << 20;
 
 std::string file_name(std::int64_t index, std::int64_t files) {
   return fmt::format("embeddings-{:05d}-of-{:05d}.safetensors", index, files);
@@ -24,10 +28,6 @@ std::int64_t maximum(Communicator& world, std::int64_t value) {
   const at::Tensor largest = at::full({1}, value, at::kLong);
   world.all_reduce(largest, ReduceOp::max, Traffic::embedding).wait();
   return largest.item<std::int64_t>();
-}
-
-std::int64_t sum(const std::vector<std::int64_t>& counts) {
-  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
 }
 
 /// Files of a set in order. Throws DataError if one is missing.
@@ -86,56 +86,58 @@ void write_embeddings(Communicator& world, const std::filesystem::path& director
       std::max<std::int64_t>(1, (max_file_bytes - kHeaderBytes) / row_bytes);
   const std::int64_t files = std::max<std::int64_t>(1, (nodes + file_rows - 1) / file_rows);
 
-  const auto [ids_n, order_n] = owned.sort();
-  const auto* ids = ids_n.const_data_ptr<std::int64_t>();
-  const auto first_at_least = [&, count = ids_n.size(0)](std::int64_t node) {
-    return std::lower_bound(ids, ids + count, node) - ids;
-  };
+  const NodeRows node_rows(world, owned);
+  const std::int64_t block_rows = std::max<std::int64_t>(
+      1, kBlockBytes / (width * static_cast<std::int64_t>(table.weight_nD.element_size())));
   std::exception_ptr failure;
-  // A round fills one file on each rank.
-  for (std::int64_t round = 0; round < files; round += ranks) {
-    std::vector<std::int64_t> send_counts(ranks);
-    for (int rank = 0; rank < ranks; ++rank) {
-      const std::int64_t begin = std::min(nodes, (round + rank) * file_rows);
-      const std::int64_t end = std::min(nodes, begin + file_rows);
-      send_counts[rank] = first_at_least(end) - first_at_least(begin);
-    }
-    const std::vector<std::int64_t> receive_counts =
-        world.exchange_counts(send_counts, Traffic::embedding);
-    const std::int64_t first = std::min(nodes, (round + world.rank()) * file_rows);
-    const std::int64_t rows = std::min(file_rows, nodes - first);
-    const std::int64_t send_first = first_at_least(std::min(nodes, round * file_rows));
-    const auto exchange = [&](const at::Tensor& sorted) {
-      const at::Tensor send = sorted.narrow(0, 0, sum(send_counts)).contiguous();
-      auto shape = send.sizes().vec();
-      shape[0] = sum(receive_counts);
-      at::Tensor receive = at::empty(shape, send.options());
-      world.all_to_all_rows(send, send_counts, receive, receive_counts, Traffic::embedding).wait();
-      return receive;
-    };
-    const at::Tensor sent_rows = order_n.narrow(0, send_first, sum(send_counts));
-    const at::Tensor place_F = exchange(ids_n.narrow(0, send_first, sum(send_counts))) - first;
-    const bool complete = place_F.size(0) == rows &&
-                          at::equal(std::get<0>(place_F.sort()), at::arange(rows, at::kLong));
-    std::vector<std::pair<std::string, at::Tensor>> contents;
-    contents.emplace_back("node_id", at::arange(first, first + rows, at::kLong));
-    for (std::size_t c = 0; c < columns.size(); ++c) {
-      const at::Tensor received = exchange(columns[c].detach().index_select(0, sent_rows).cpu());
-      at::Tensor column_FD = at::empty_like(received);
-      if (complete) column_FD.index_copy_(0, place_F, received);
-      contents.emplace_back(kNames[c], column_FD);
-    }
-    if (!complete) {
-      throw DataError("{}: not every node from {} to {} is owned by exactly one rank",
-                      directory.string(), first, first + rows - 1);
-    }
-    // A rank that can't write goes on exchanging, so that the others don't wait for it.
+  // A rank that can't write goes on exchanging, so that the others don't wait for it.
+  const auto attempt = [&](const auto& body) {
+    if (failure) return;
     try {
-      if (round + world.rank() < files && !failure)
-        write_safetensors(directory / file_name(round + world.rank(), files), contents);
+      body();
     } catch (...) {
       failure = std::current_exception();
     }
+  };
+  // A round fills one file on each rank, block by block.
+  for (std::int64_t round = 0; round < files; round += ranks) {
+    std::vector<NodeRange> file_of_rank(ranks);
+    for (int rank = 0; rank < ranks; ++rank) {
+      file_of_rank[rank].begin = std::min(nodes, (round + rank) * file_rows);
+      file_of_rank[rank].end = std::min(nodes, file_of_rank[rank].begin + file_rows);
+    }
+    const NodeRange mine = file_of_rank[world.rank()];
+    std::optional<SafetensorsWriter> file;
+    attempt([&] {
+      if (round + world.rank() >= files) return;
+      std::vector<SafetensorsWriter::Entry> entries{{"node_id", at::kLong, {mine.size()}}};
+      for (std::size_t c = 0; c < columns.size(); ++c)
+        entries.push_back({kNames[c], columns[c].scalar_type(), {mine.size(), width}});
+      file.emplace(directory / file_name(round + world.rank(), files), entries);
+      for (std::int64_t begin = mine.begin; begin < mine.end; begin += block_rows)
+        file->write(at::arange(begin, std::min(mine.end, begin + block_rows), at::kLong));
+    });
+    for (const at::Tensor& column : columns) {
+      for (std::int64_t block = 0; block < file_of_rank[0].size(); block += block_rows) {
+        std::vector<NodeRange> block_of_rank;
+        for (const NodeRange& range : file_of_rank) {
+          const std::int64_t begin = std::min(range.end, range.begin + block);
+          block_of_rank.push_back({begin, std::min(range.end, begin + block_rows)});
+        }
+        const at::Tensor block_FD = node_rows.fetch(column, block_of_rank);
+        attempt([&] {
+          if (!block_FD.defined()) {
+            const NodeRange range = block_of_rank[world.rank()];
+            throw DataError("{}: not every node from {} to {} is owned by exactly one rank",
+                            directory.string(), range.begin, range.end - 1);
+          }
+          if (file) file->write(block_FD);
+        });
+      }
+    }
+    attempt([&] {
+      if (file) file->commit();
+    });
   }
   world.barrier();
   if (failure) std::rethrow_exception(failure);
@@ -153,14 +155,15 @@ EmbeddingTable read_embeddings(const std::filesystem::path& directory, const at:
     const SafetensorsReader file(path);
     const at::Tensor node_F = file.tensor("node_id", at::kLong, {-1});
     const std::int64_t rows = node_F.size(0);
-    if (!at::equal(node_F, at::arange(next, next + rows, at::kLong))) {
+    const auto file_ids = values_of<std::int64_t>(node_F);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      if (file_ids[i] == next + i) continue;
       throw DataError("{}: node_id is not the range that starts at {}, where the file before ends",
                       path.string(), next);
     }
+    file.release(node_F);
     const auto* last = std::lower_bound(ids + read, ids + count, next + rows);
     const std::int64_t wanted = last - (ids + read);
-    const at::Tensor from = ids_n.narrow(0, read, wanted) - next;
-    const at::Tensor to = order_n.narrow(0, read, wanted);
     for (std::size_t c = 0; c < result.size(); ++c) {
       const bool present = file.contains(kNames[c]);
       if (c > 0 && next > 0 && present != result[c].defined()) {
@@ -177,13 +180,22 @@ EmbeddingTable read_embeddings(const std::filesystem::path& directory, const at:
       }
       width = column_FD.size(1);
       if (!result[c].defined()) result[c] = at::empty({count, width}, dtype);
-      const at::Tensor picked = column_FD.index_select(0, from).to(dtype);
-      if (!at::isfinite(picked).all().item<bool>()) {
-        const at::Tensor bad = at::isfinite(picked).all(1).logical_not().nonzero();
-        throw DataError("{}: {} of node {} is not finite", path.string(), kNames[c],
-                        next + from[bad[0][0].item<std::int64_t>()].item<std::int64_t>());
+      // In blocks, and the pages are given back: the map holds every rank's rows.
+      const std::int64_t block_rows =
+          std::max<std::int64_t>(1, kBlockBytes / std::max<std::int64_t>(1, width * 8));
+      for (std::int64_t begin = read; begin < read + wanted; begin += block_rows) {
+        const std::int64_t block = std::min(block_rows, read + wanted - begin);
+        const at::Tensor from = ids_n.narrow(0, begin, block) - next;
+        const at::Tensor picked = column_FD.index_select(0, from).to(dtype);
+        if (!at::isfinite(picked).all().item<bool>()) {
+          const at::Tensor bad = at::isfinite(picked).all(1).logical_not().nonzero();
+          throw DataError("{}: {} of node {} is not finite", path.string(), kNames[c],
+                          ids[begin + bad[0][0].item<std::int64_t>()]);
+        }
+        result[c].index_copy_(0, order_n.narrow(0, begin, block), picked);
+        const std::int64_t first = ids[begin] - next;
+        file.release(column_FD.narrow(0, first, ids[begin + block - 1] - next + 1 - first));
       }
-      result[c].index_copy_(0, to, picked);
     }
     if (result[1].defined() != result[2].defined())
       throw DataError("{}: exp_avg without exp_avg_sq, or the reverse", path.string());

@@ -4,6 +4,7 @@
 
 #include "core/file.hpp"
 #include "core/progress.hpp"
+#include "core/tensor_view.hpp"
 #include "train/sampler.hpp"
 
 namespace graphlora {
@@ -29,8 +30,7 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
                     grid.rank() == 0);
   model.anchors().begin_inference();
 
-  std::vector<float> local_score;
-  std::vector<std::int64_t> local_index;
+  std::vector<float> result(rows.size(), 0.0F);
   const std::int64_t total = static_cast<std::int64_t>(rows.size()),
                      chunk = kChunkPerReplica * grid.replicas();
   for (std::int64_t begin = 0; begin < total; begin += chunk) {
@@ -46,7 +46,6 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
       for (const auto& anchor : mine.back().anchors) nodes.push_back(anchor.node);
       stream.push_back(mine.back().row);
       my_lengths.push_back(lengths[i]);
-      local_index.push_back(begin + static_cast<std::int64_t>(i));
     }
     const AnchorRows anchors = model.anchors().infer(nodes);
     std::int64_t first_anchor = 0;
@@ -57,20 +56,15 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
                                   std::span(stream).subspan(first, count), first_anchor);
       first_anchor += pack.anchor_row_A.size(0);
       const at::Tensor score_S = model.llm().forward(pack, anchors, {}).to(at::kFloat).contiguous();
-      const auto* data = score_S.const_data_ptr<float>();
-      local_score.insert(local_score.end(), data, data + score_S.numel());
+      for (std::size_t s = 0; s < count; ++s)
+        result[begin + static_cast<std::int64_t>(share[first + s])] =
+            score_S.const_data_ptr<float>()[s];
     }
     progress.update(end);
   }
 
-  const auto [scores, counts] =
-      grid.data().all_gather_varying(at::tensor(local_score, at::kFloat), Traffic::metrics);
-  const auto [indices, index_counts] =
-      grid.data().all_gather_varying(at::tensor(local_index, at::kLong), Traffic::metrics);
-  std::vector<float> result(rows.size());
-  for (std::int64_t i = 0; i < indices.numel(); ++i) {
-    result[indices.const_data_ptr<std::int64_t>()[i]] = scores.const_data_ptr<float>()[i];
-  }
+  // Each score stands on the ranks of one replica, the others hold 0.
+  grid.data().all_reduce(view_of(result), ReduceOp::sum, Traffic::metrics).wait();
   return result;
 }
 
@@ -88,20 +82,22 @@ nlohmann::ordered_json Evaluation::to_json(const std::string& split, double seco
 
 Evaluation quality_of(const Dataset& dataset, std::span<const std::int64_t> rows,
                       std::span<const float> scores) {
-  struct Columns {
+  // One part after the other, so that only its columns are in memory.
+  const auto quality = [&](const auto& belongs) {
     std::vector<float> score;
     std::vector<std::uint8_t> label;
     std::vector<std::int64_t> user;
-    RankingQuality quality() const { return ranking_quality(score, label, user); }
-  } all, warm, cold;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    for (Columns* part : {&all, dataset.warm(rows[i]) ? &warm : &cold}) {
-      part->score.push_back(scores[i]);
-      part->label.push_back(dataset.label()[rows[i]]);
-      part->user.push_back(dataset.user()[rows[i]]);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (!belongs(rows[i])) continue;
+      score.push_back(scores[i]);
+      label.push_back(dataset.label()[rows[i]]);
+      user.push_back(dataset.user()[rows[i]]);
     }
-  }
-  return {all.quality(), warm.quality(), cold.quality()};
+    return ranking_quality(score, label, user);
+  };
+  return {quality([](std::int64_t) { return true; }),
+          quality([&](std::int64_t row) { return dataset.warm(row); }),
+          quality([&](std::int64_t row) { return !dataset.warm(row); })};
 }
 
 void write_predictions(const std::filesystem::path& path, const Dataset& dataset,

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "core/error.hpp"
+#include "core/tensor_view.hpp"
 
 namespace graphlora {
 namespace {
@@ -28,6 +29,14 @@ at::Tensor projector_input_scale(const Workspace& workspace, const EmbeddingTabl
       at::where(rms_D > 0, rms_D.clamp_min(1e-12).reciprocal(), at::ones_like(rms_D));
   if (bias_columns && width > 2) scale_D.slice(0, width - 2, width).mul_(3);
   return scale_D;
+}
+
+/// Tokens and lengths of this rank's share of the titles: all would be the same work on every rank.
+std::pair<std::vector<std::int32_t>, std::vector<std::int64_t>> share_of_titles(
+    const Dataset& dataset, const Tokenizer& tokenizer, const Communicator& world) {
+  const std::int64_t items = dataset.items(), ranks = world.size(), rank = world.rank();
+  const TitleTokens share(dataset, tokenizer, items * rank / ranks, items * (rank + 1) / ranks);
+  return {{share.tokens().begin(), share.tokens().end()}, share.lengths()};
 }
 
 }  // namespace
@@ -162,6 +171,7 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
       bias_columns_(bias_columns) {
   const Precision precision = Precision::parse(config_.precision);
   const std::int64_t width = table_.weight_nD.size(1);
+  std::pair<std::vector<std::int32_t>, std::vector<std::int64_t>> titles;
   job.agree([&] {
     base_ = std::make_unique<HfCheckpoint>(model_directory);
     tokenizer_ = std::make_unique<Tokenizer>(model_directory);
@@ -170,8 +180,20 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
       throw DataError("{}: the tokenizer has {} ids, the model only {}", model_directory.string(),
                       tokenizer_->vocabulary_size(), llama.vocab_size);
     }
+    titles = share_of_titles(*workspace_.dataset, *tokenizer_, workspace_.world());
+  });
+  // Outside of agree, which needs a local body.
+  Communicator& world = workspace_.world();
+  const at::Tensor tokens = world.all_gather_varying(view_of(titles.first), Traffic::control).first;
+  const at::Tensor lengths =
+      world.all_gather_varying(view_of(titles.second), Traffic::control).first;
+  job.agree([&] {
+    const LlamaConfig& llama = base_->config();
     config_.prompt.max_tokens = std::min(config_.prompt.max_tokens, llama.max_positions);
-    prompts_ = std::make_unique<PromptBuilder>(*workspace_.dataset, *tokenizer_, config_.prompt);
+    prompts_ = std::make_unique<PromptBuilder>(
+        *workspace_.dataset, *tokenizer_, config_.prompt,
+        TitleTokens(values_of<std::int32_t>(tokens), values_of<std::int64_t>(lengths),
+                    workspace_.dataset->items()));
     config_.lora.inject_layers =
         parse_layers(config_.gnn.type == "none" ? "none" : config_.inject_layers, llama.layers);
     config_.gnn.rank = config_.lora.rank;

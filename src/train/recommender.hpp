@@ -54,6 +54,7 @@ class Recommender {
   GraphLora& llm() { return *llm_; }
   AnchorStage& anchors() { return *anchors_; }
   EmbeddingTable& table() { return table_; }
+  const EmbeddingTable& table() const { return table_; }
   Gnn* gnn() { return gnn_.get(); }
   bool bias_columns() const { return bias_columns_; }
   bool has_projector() const { return projector_ != nullptr; }

@@ -19,34 +19,45 @@ std::uint64_t key(std::uint64_t seed, const char* purpose, std::int64_t epoch, i
 
 }  // namespace
 
-Sampler::Sampler(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size,
-                 std::uint64_t seed, std::int64_t block, std::int64_t max_examples)
-    : group_rows_(cut.groups()), block_(block), seed_(seed) {
+Sampler::Sampler(const Dataset& dataset, const CutRule& cut, const TrainingOrder& order,
+                 std::int64_t batch_size, std::uint64_t seed, std::int64_t block,
+                 std::int64_t max_examples)
+    : order_(order), block_(block), seed_(seed) {
   if (batch_size < 1 || block < 1 || batch_size % block != 0) {
     throw ConfigError("the batch size ({}) must be a positive multiple of the block size ({})",
                       batch_size, block);
   }
   blocks_per_batch_ = batch_size / block;
-  const std::vector<std::int64_t> used = max_examples > 0
-                                             ? dataset.sample(Split::train, max_examples, seed)
-                                             : dataset.rows_of(Split::train);
-  for (const std::int64_t row : used) {
-    group_rows_[cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row])].push_back(
-        row);
+  if (max_examples > 0) {
+    chosen_.resize(cut.groups());
+    for (const std::int64_t row : dataset.sample(Split::train, max_examples, seed)) {
+      chosen_[cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row])].push_back(
+          row);
+    }
+    const auto key = [&](std::int64_t row) {
+      return std::tuple(dataset.user()[row], dataset.time()[row], row);
+    };
+    for (std::vector<std::int64_t>& rows : chosen_) {
+      std::sort(rows.begin(), rows.end(),
+                [&](std::int64_t a, std::int64_t b) { return key(a) < key(b); });
+    }
   }
-  const auto order = [&](std::int64_t row) {
-    return std::tuple(dataset.user()[row], dataset.time()[row], row);
-  };
   first_batch_.push_back(0);
-  for (std::vector<std::int64_t>& rows : group_rows_) {
-    std::sort(rows.begin(), rows.end(),
-              [&](std::int64_t a, std::int64_t b) { return order(a) < order(b); });
+  for (int group = 0; group < order.groups(); ++group) {
     first_batch_.push_back(first_batch_.back() +
-                           ceil_div(ceil_div(std::ssize(rows), block_), blocks_per_batch_));
+                           ceil_div(ceil_div(count(group), block_), blocks_per_batch_));
   }
   if (batches_per_epoch() == 0) {
     throw DataError("{}: no training rows to sample from", dataset.directory().string());
   }
+}
+
+std::int64_t Sampler::count(int group) const {
+  return chosen_.empty() ? order_.count(group) : std::ssize(chosen_[group]);
+}
+
+std::int64_t Sampler::row(int group, std::int64_t i) const {
+  return chosen_.empty() ? order_.row(group, i) : chosen_[group][i];
 }
 
 std::int64_t Sampler::batches_per_epoch() const { return first_batch_.back(); }
@@ -63,16 +74,16 @@ Batch Sampler::batch(std::int64_t step) const {
       static_cast<int>(std::upper_bound(first_batch_.begin(), first_batch_.end(), number) -
                        first_batch_.begin() - 1);
 
-  const std::vector<std::int64_t>& rows = group_rows_[batch.group];
-  const std::int64_t blocks = ceil_div(std::ssize(rows), block_);
+  const std::int64_t rows = count(batch.group), blocks = ceil_div(rows, block_);
   const KeyedPermutation shuffled(static_cast<std::uint64_t>(blocks),
                                   key(seed_, "blocks", batch.epoch, batch.group));
   const std::int64_t begin = (number - first_batch_[batch.group]) * blocks_per_batch_;
   const std::int64_t end = std::min(begin + blocks_per_batch_, blocks);
   for (std::int64_t i = begin; i < end; ++i) {
     const std::int64_t first = static_cast<std::int64_t>(shuffled(i)) * block_;
-    const std::int64_t last = std::min<std::int64_t>(first + block_, std::ssize(rows));
-    batch.rows.insert(batch.rows.end(), rows.begin() + first, rows.begin() + last);
+    const std::int64_t last = std::min(first + block_, rows);
+    for (std::int64_t place = first; place < last; ++place)
+      batch.rows.push_back(row(batch.group, place));
   }
   return batch;
 }

@@ -6,7 +6,7 @@
 
 #include "core/rng.hpp"
 #include "data/dataset.hpp"
-#include "graph/cut.hpp"
+#include "graph/training_order.hpp"
 
 namespace graphlora {
 
@@ -18,19 +18,26 @@ struct Batch {
 
 /// Training rows by cut group, each group's rows sorted by (user, time, row) and cut into blocks of
 /// `block` rows; an epoch is a keyed permutation of the blocks of every group; batches of all
-/// groups are interleaved by (seed, epoch).
+/// groups are interleaved by (seed, epoch). Keeps a reference to the order, and no rows of its own
+/// unless `max_examples` limits them.
 class Sampler {
  public:
   /// `batch_size` must be a multiple of `block` (ConfigError). `max_examples` > 0: only that many
   /// training rows (those with the least hash) are used. Throws DataError if no row.
-  Sampler(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size, std::uint64_t seed,
-          std::int64_t block, std::int64_t max_examples);
+  Sampler(const Dataset& dataset, const CutRule& cut, const TrainingOrder& order,
+          std::int64_t batch_size, std::uint64_t seed, std::int64_t block,
+          std::int64_t max_examples);
   std::int64_t batches_per_epoch() const;
-  Batch batch(std::int64_t step) const;  ///< step from 1
+  /// `step` from 1. Throws DataError if the stored order leads to a row that is none of the group.
+  Batch batch(std::int64_t step) const;
 
  private:
-  std::vector<std::vector<std::int64_t>> group_rows_;
-  std::vector<std::int64_t> first_batch_;  // of each group, and the total behind them
+  std::int64_t count(int group) const;
+  std::int64_t row(int group, std::int64_t i) const;
+
+  const TrainingOrder& order_;
+  std::vector<std::vector<std::int64_t>> chosen_;  // by group, where max_examples limits them
+  std::vector<std::int64_t> first_batch_;          // of each group, and the total behind them
   std::int64_t block_, blocks_per_batch_ = 0;
   std::uint64_t seed_;
 };

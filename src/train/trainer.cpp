@@ -18,6 +18,7 @@
 #include "dist/gradient_sync.hpp"
 #include "train/embedding_store.hpp"
 #include "train/evaluate.hpp"
+#include "train/memory.hpp"
 #include "train/step_plan.hpp"
 
 namespace graphlora {
@@ -85,8 +86,8 @@ Communication communication_of(const Communicator& world, const Communicator& da
 Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t steps)
     : model_(model),
       config_(config),
-      sampler_(*model.workspace().dataset, model.workspace().shard->cut(), config.batch_size,
-               config.seed, config.block, config.max_train_examples),
+      sampler_(*model.workspace().dataset, model.workspace().shard->cut(), *model.workspace().order,
+               config.batch_size, config.seed, config.block, config.max_train_examples),
       schedule_(config.schedule),
       stages_{config.stages, steps < 0 ? sampler_.batches_per_epoch() : steps},
       optimizer_(model.parameters(), config.optimizer),
@@ -330,6 +331,12 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   std::unique_ptr<Stepper> stepper;
   std::unique_ptr<MetricsLog> metrics;
   TrainResult result;
+  {
+    GraphMemory memory;
+    job.agree([&] { memory = predict_memory(model, config.optimizer.type == "adamw"); });
+    const std::string text = describe_memory(memory, world);
+    if (root) log::info("{}", text);
+  }
   job.agree([&] {
     stepper = std::make_unique<Stepper>(model, config, config.steps);
     if (checkpoint != nullptr) {
@@ -348,8 +355,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
   const RunIdentity identity{config.seed, config.batch_size, config.block,
                              config.max_train_examples};
-  const std::vector<std::int64_t> valid_rows =
-      dataset.sample(Split::valid, config.eval_examples, 0);
+  std::vector<std::int64_t> valid_rows;
+  job.agree([&] {
+    if (config.eval_every > 0) valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);
+  });
   std::int64_t saved_step = checkpoint != nullptr ? result.state.step : -1;
   const auto save = [&] {
     if (saved_step == result.state.step) return;
@@ -450,6 +459,11 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     log::info("no better validation AUC in {} evaluations: stopping early", config.patience);
   progress.finish();
   save();
+  const at::Tensor memory = at::full({1}, proportional_set_bytes(), at::kLong);
+  world.all_reduce(memory, ReduceOp::sum, Traffic::metrics).wait();
+  if (root)
+    log::info("memory of all ranks at the end, the LLM included: {:.3f} GiB",
+              static_cast<double>(memory.item<std::int64_t>()) / (1 << 30));
   if (result.state.step == first_step) return result;
   const Communication at_end = communication_of(world, workspace.grid->data());
   print_time_table(world, stepper->phase_seconds(),

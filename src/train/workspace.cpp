@@ -1,20 +1,41 @@
 #include "train/workspace.hpp"
 
+#include <malloc.h>
+
+#include <chrono>
+
 namespace graphlora {
 
 Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfig config,
                      Reuse reuse, int tensor_parallel)
     : partition(std::move(config)) {
   partition.parts = job.world()->size();
+  const auto start = std::chrono::steady_clock::now();
+  double done = 0;
+  const auto lap = [&](const char* what) {
+    const double now =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    seconds.emplace_back(what, now - std::exchange(done, now));
+  };
+  {
+    // Passes over all rows go through maps of their own, which end here with all they have touched.
+    std::unique_ptr<Dataset> whole;
+    job.agree([&] {
+      grid = std::make_unique<ProcessGrid>(job.world(), tensor_parallel);
+      const bool root = grid->rank() == 0;
+      whole = std::make_unique<Dataset>(data, root ? DatasetCheck::complete : DatasetCheck::shapes);
+      if (root) whole->verify();
+    });
+    lap("dataset");
+    ensure_partition(job, *whole, partition, reuse);
+    lap("partition");
+  }
+  malloc_trim(0);  // what building a partition has left
   job.agree([&] {
-    grid = std::make_unique<ProcessGrid>(job.world(), tensor_parallel);
-    dataset = std::make_unique<Dataset>(data);
-    if (grid->rank() == 0) dataset->verify();
-  });
-  ensure_partition(job, *dataset, partition, reuse);
-  job.agree([&] {
-    shard = std::make_unique<Shard>(partition_directory(*dataset, grid->size()), grid->rank(),
-                                    *dataset);
+    dataset = std::make_unique<Dataset>(data, DatasetCheck::shapes);
+    const std::filesystem::path directory = partition_directory(*dataset, grid->size());
+    shard = std::make_unique<Shard>(directory, grid->rank(), *dataset);
+    order = std::make_unique<TrainingOrder>(directory, *dataset, shard->cut());
   });
   // The exchange stands outside of agree, which needs a local body.
   const auto [ids, counts] = world().all_gather_varying(shard->owned(), Traffic::control);
@@ -27,6 +48,7 @@ Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfi
                       dataset->directory().string());
     }
   });
+  lap("shard");
 }
 
 at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {

@@ -45,7 +45,9 @@ std::vector<std::string> required_flags(const Command& command) {
     const auto begin = line.find("--"), end = line.find('`', begin);
     const std::string name = line.substr(begin, end - begin);
     flags.push_back(name);
-    flags.push_back(name == "--parts"    ? "2"
+    const bool is_number =
+        name == "--parts" || name == "--users" || name == "--items" || name == "--interactions";
+    flags.push_back(is_number            ? "2"
                     : name == "--format" ? "csv"
                     : name == "--what"   ? "adapter"
                                          : "/nonexistent/path");

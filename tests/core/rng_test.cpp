@@ -80,6 +80,7 @@ TEST(KeyedPermutation, IsABijection) {
         const std::uint64_t j = permutation(i);
         ASSERT_LT(j, n);
         ASSERT_FALSE(seen[j]) << "n " << n << " key " << key;
+        ASSERT_EQ(permutation.inverse(j), i) << "n " << n << " key " << key;
         seen[j] = true;
       }
     }
@@ -90,6 +91,7 @@ TEST(KeyedPermutation, LargeDomainsStayInRange) {
   for (const std::uint64_t n : {std::uint64_t{1} << 40, (std::uint64_t{1} << 62) + 1}) {
     const KeyedPermutation permutation(n, 5);
     for (std::uint64_t i = 0; i < 100; ++i) ASSERT_LT(permutation(n - 1 - i), n);
+    for (std::uint64_t i = 0; i < 100; ++i) ASSERT_EQ(permutation.inverse(permutation(i)), i);
   }
 }
 

@@ -289,7 +289,7 @@ TEST(ReadAmazon, RandomBytesNeverCrash) {
   std::mt19937 random(5);
   const std::string seeds[] = {k2014, kMeta2014, k2023, kMeta2023};
   std::int64_t rows = 0, bad = 0;
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 500; ++i) {
     std::string text = seeds[i % 4];
     for (int n = 1 + static_cast<int>(random() % 6); n > 0; --n) {
       const std::size_t at = random() % text.size();
@@ -313,8 +313,8 @@ TEST(ReadAmazon, RandomBytesNeverCrash) {
     const RawRatings raw = read(folder, config);
     rows += raw.rows(), bad += raw.bad_lines.count();
   }
-  EXPECT_GT(rows, 500);
-  EXPECT_GT(bad, 500);
+  EXPECT_GT(rows, 200);
+  EXPECT_GT(bad, 200);
 }
 
 TEST(ReadAmazon, FilesAreFoundByTheirNames) {

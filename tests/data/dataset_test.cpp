@@ -169,6 +169,64 @@ INSTANTIATE_TEST_SUITE_P(All, DamagedDataset, testing::ValuesIn(damages()), [](c
   return name;
 });
 
+/// What a rank does with a dataset that it has opened by its shapes: rows, prompts' pieces, names.
+void use_everything(const Dataset& dataset) {
+  for (const Split split : {Split::train, Split::valid, Split::test}) {
+    for (const std::int64_t row : dataset.rows_of(split)) {
+      for (const std::int64_t item :
+           dataset.liked_before(dataset.user()[row], dataset.time()[row], 10))
+        dataset.title(item);
+      dataset.user_id(dataset.user()[row]);
+      dataset.item_id(dataset.item()[row]);
+      dataset.title(dataset.item()[row]);
+    }
+    dataset.sample(split, 5, 1);
+  }
+}
+
+TEST(Dataset, OpenedByItsShapesHoldsTheSame) {
+  TemporaryDirectory folder;
+  write_small(folder / "d");
+  const Dataset whole(folder / "d"), mapped(folder / "d", DatasetCheck::shapes);
+  EXPECT_NO_THROW(use_everything(mapped));
+  for (const Split split : {Split::train, Split::valid, Split::test}) {
+    EXPECT_EQ(mapped.rows_of(split), whole.rows_of(split));
+    EXPECT_EQ(mapped.rows(split), std::ssize(whole.rows_of(split)));
+  }
+  mapped.release_rows();
+  for (std::int64_t row = 0; row < whole.rows(); ++row) {
+    EXPECT_EQ(mapped.warm(row), whole.warm(row));
+    EXPECT_EQ(mapped.user()[row], whole.user()[row]);
+    EXPECT_EQ(mapped.label()[row], whole.label()[row]);
+  }
+}
+
+TEST(Dataset, OpenedByItsShapesIsCheckedWhereItIsUsed) {
+  const std::pair<const char*, std::function<void(const fs::path&)>> damages[] = {
+      {"user", edited(kInteractions, "user", set<I>(5, 4))},
+      {"negative user", edited(kInteractions, "user", set<I>(5, I{-1} << 40))},
+      {"item", edited(kInteractions, "item", set<I>(3, I{1} << 62))},
+      {"history offsets", edited(kHistory, "offsets", set<I>(1, 1000))},
+      {"history falls", edited(kHistory, "offsets", set<I>(1, -1))},
+      {"history item", edited(kHistory, "item", set<I>(0, 7))},
+      {"user id", edited(kUsers, "id_offsets", set<I>(2, I{1} << 62))},
+      {"item id", edited(kItems, "id_offsets", set<I>(0, -8))},
+      {"title", edited(kItems, "title_offsets", set<I>(-1, 1 << 20))},
+  };
+  for (const auto& [name, apply] : damages) {
+    TemporaryDirectory folder;
+    write_small(folder / "d");
+    apply(folder / "d");
+    const Dataset dataset(folder / "d", DatasetCheck::shapes);
+    EXPECT_THROW(use_everything(dataset), DataError) << name;
+  }
+  TemporaryDirectory folder;
+  write_small(folder / "d");
+  const Dataset dataset(folder / "d", DatasetCheck::shapes);
+  EXPECT_THROW(dataset.check_row(-1), DataError);
+  EXPECT_THROW(dataset.check_row(dataset.rows()), DataError);
+}
+
 TEST(Dataset, MissingDirectory) { EXPECT_THROW(Dataset("/nonexistent/dataset"), DataError); }
 
 TEST(Dataset, PathsThatCannotBeLookedUpAreNotCalledMissing) {

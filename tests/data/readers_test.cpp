@@ -6,6 +6,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <random>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -176,16 +178,36 @@ TEST(CsvRecords, FollowRfc4180) {
   folder.write("x.csv",
                "\n\"a\"\"b\",,\"\",c \"d\"\r\n\"line\r\nbreak\",\",\",\"\"\"\",z\n\nlast,1,2,3");
   CsvRecords records(folder / "x.csv", ',', false);
-  std::vector<std::string> fields;
+  std::vector<std::string_view> fields;
   const auto next = [&] {
     EXPECT_TRUE(records.next(fields));
-    return fields;
+    return std::vector<std::string>(fields.begin(), fields.end());
   };
   EXPECT_EQ(next(), (std::vector<std::string>{"a\"b", "", "", "c \"d\""}));
   EXPECT_EQ(next(), (std::vector<std::string>{"line\nbreak", ",", "\"", "z"}));
   EXPECT_EQ(records.lines().line(), 4);
   EXPECT_EQ(next(), (std::vector<std::string>{"last", "1", "2", "3"}));
   EXPECT_FALSE(records.next(fields));
+}
+
+TEST(IdTable, NumbersManyIdsInOrderOfFirstUse) {
+  IdTable table;
+  std::map<std::string, std::int32_t> expected;
+  std::mt19937 random(1);
+  for (int i = 0; i < 50000; ++i) {
+    // Ids of every length, also those that begin like others.
+    const std::string id = std::string(random() % 4, 'x') + std::to_string(random() % 20000);
+    EXPECT_EQ(table.find(id), expected.contains(id) ? expected[id] : -1);
+    const auto next = static_cast<std::int32_t>(expected.size());
+    EXPECT_EQ(table.intern(id), expected.try_emplace(id, next).first->second);
+  }
+  ASSERT_EQ(table.size(), static_cast<std::int32_t>(expected.size()));
+  for (const auto& [id, number] : expected) {
+    EXPECT_EQ(table[number], id);
+    EXPECT_EQ(table.find(id), number);
+  }
+  EXPECT_EQ(table.find(""), -1);
+  EXPECT_EQ(IdTable().find("a"), -1);
 }
 
 TEST(LineReader, LongFilesAcrossItsBuffer) {

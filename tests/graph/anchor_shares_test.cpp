@@ -85,6 +85,26 @@ TEST(AnchorShares, EqualTheDefinitionForEverySplitAndCut) {
   }
 }
 
+TEST(AnchorShares, ReadBackFromJson) {
+  TemporaryDirectory folder;
+  write_random(folder / "d", "time", 4);
+  const Dataset d(folder / "d");
+  const AnchorShares shares = anchor_shares(d, CutRule(d, CutKind::window, 5));
+  const nlohmann::json json = to_json(shares);
+  const AnchorShares read = anchor_shares_from_json(json);
+  ASSERT_EQ(read.train.size(), shares.train.size());
+  for (std::size_t g = 0; g < read.train.size(); ++g) expect_equal(read.train[g], shares.train[g]);
+  expect_equal(read.valid, anchor_share(d, Split::valid));
+  expect_equal(read.test, anchor_share(d, Split::test));
+  for (const auto& [key, value] : {std::pair<const char*, nlohmann::json>{"train", 3},
+                                   {"test", nullptr},
+                                   {"valid", {{"rows", 2}, {"users", 3}, {"items", 0}}}}) {
+    nlohmann::json damaged = json;
+    damaged[key] = value;
+    EXPECT_THROW(anchor_shares_from_json(damaged), DataError) << key;
+  }
+}
+
 TEST(AnchorShares, WarnBeyondAFactorOfTwo) {
   TemporaryDirectory folder;
   write_random(folder / "d", "time", 1);

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "core/file.hpp"
 #include "core/rng.hpp"
 #include "graph/planted.hpp"
 #include "model/anchors.hpp"
@@ -172,6 +173,46 @@ INSTANTIATE_TEST_SUITE_P(Graph, GnnParity,
                            return case_name(std::get<0>(info.param)) + "_" +
                                   to_string(std::get<1>(info.param));
                          });
+
+at::Tensor tensor_of(const nlohmann::json& values) {
+  if (!values.front().is_array()) return at::tensor(values.get<std::vector<double>>(), at::kDouble);
+  std::vector<at::Tensor> rows;
+  for (const auto& row : values) rows.push_back(tensor_of(row));
+  return at::stack(rows);
+}
+
+// Outputs computed edge by edge in NumPy (tests/golden/make_gnn_golden.py).
+TEST(GnnGolden, OutputsEqualNumPys) {
+  const nlohmann::json golden = read_json("tests/golden/gnn.json");
+  RawRatings raw;
+  const auto add = [&](const nlohmann::json& pair, float rating) {
+    raw.add("u" + pair[0].dump(), "i" + pair[1].dump(), rating, raw.rows());
+  };
+  for (const auto& pair : golden["liked"]) add(pair, 5);
+  for (const auto& pair : golden["not_liked"]) add(pair, 1);
+  const at::Tensor e_ND = tensor_of(golden["E"]);
+  Division division;
+  for (std::int64_t node = 0; node < e_ND.size(0); ++node)
+    division.owner.push_back(static_cast<std::int32_t>(node % world().size()));
+  const DistributedGraph graph(std::move(raw), division, CutKind::none, 1);
+  const auto plan = graph.shard().plan(graph.shard().cut().full_view());
+  for (const auto& [type, values] : golden["cases"].items()) {
+    const GnnConfig config{.type = type,
+                           .hidden = golden["hidden"],
+                           .heads = type == "gat" ? golden["heads"].get<std::int64_t>() : 1,
+                           .rank = golden["rank"]};
+    const auto gnn = make_gnn(config, e_ND.size(1), at::kDouble, 1);
+    EXPECT_EQ(gnn->parameters().size(), values["weights"].size()) << type;
+    for (const Parameter& p : gnn->parameters()) {
+      const at::Tensor weight = tensor_of(values["weights"].at(p.name));
+      EXPECT_EQ(p.value.sizes(), weight.sizes()) << p.name;
+      p.value.detach().copy_(weight);
+    }
+    const LayerPlans plans(static_cast<std::size_t>(gnn->layers()), plan.get());
+    const at::Tensor g_nr = gnn->forward(plans, world(), graph.own_rows(e_ND), false);
+    EXPECT_LT(difference(g_nr, graph.own_rows(tensor_of(values["g"]))), 1e-12) << type;
+  }
+}
 
 /// A random bipartite graph and a division of it, from a seed and a size alone.
 struct RandomGraph {

@@ -105,6 +105,30 @@ TEST(EmbeddingStore, ReadsBackWhatEachRankOwns) {
   }
 }
 
+TEST(EmbeddingStore, RowsOfManyBlocks) {
+  // Rows of 240 KB: a file is written, and read, in several blocks of 4 MiB.
+  constexpr std::int64_t kWide = 60000;
+  const auto wide = [](const at::Tensor& nodes, double offset) {
+    return (nodes.to(at::kFloat).unsqueeze(1) * 7 + at::arange(kWide, at::kFloat) + offset);
+  };
+  const SharedDirectory directory(world());
+  {
+    const at::Tensor owned = owned_by(world().rank(), world().size());
+    const NodeMap map(world(), owned, kNodes);
+    EmbeddingTable table;
+    table.weight_nD = wide(owned, 0);
+    table.exp_avg_nD = wide(owned, 1);
+    table.exp_avg_sq_nD = wide(owned, 2);
+    write_embeddings(world(), directory.path(), map, owned, table, 30 * (8 + 3 * 4 * kWide));
+  }
+  const at::Tensor owned = owned_by(world().size() - 1 - world().rank(), world().size());
+  const EmbeddingTable table = read_embeddings(directory.path(), owned, kNodes, at::kFloat);
+  EXPECT_EQ(checksums(directory.path()).size(), 2u);
+  EXPECT_TRUE(at::equal(table.weight_nD, wide(owned, 0)));
+  EXPECT_TRUE(at::equal(table.exp_avg_nD, wide(owned, 1)));
+  EXPECT_TRUE(at::equal(table.exp_avg_sq_nD, wide(owned, 2)));
+}
+
 TEST(EmbeddingStore, ConvertsToTheTypeAskedFor) {
   const SharedDirectory directory(world());
   write(world(), directory.path(), false, 1 << 20);

@@ -110,7 +110,7 @@ TEST_F(KnownFaults, TargetEdgeIsInvisibleToTheGnn) {
     const Dataset& dataset = *workspace.dataset;
     const auto* owned = shard.owned().const_data_ptr<std::int64_t>();
     const auto* halo = shard.halo().const_data_ptr<std::int64_t>();
-    const Sampler sampler(dataset, shard.cut(), 5, 1, 1, 0);
+    const Sampler sampler(dataset, shard.cut(), *workspace.order, 5, 1, 1, 0);
     std::int64_t liked = 0, edges = 0;
     for (std::int64_t step = 1; step <= sampler.batches_per_epoch(); ++step) {
       const Batch batch = sampler.batch(step);

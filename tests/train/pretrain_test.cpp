@@ -70,11 +70,12 @@ Outcome run_alone(const std::filesystem::path& data, const PretrainConfig& confi
 }
 
 /// Late rows are all liked, so that validation has one label only.
-void write_one_label_dataset(const std::filesystem::path& data) {
+void write_one_label_dataset(const std::filesystem::path& data, int rows = 60, int users = 7,
+                             int items = 9) {
   RawRatings raw;
-  for (int i = 0; i < 60; ++i) {
-    raw.add("u" + std::to_string(i % 7), "m" + std::to_string(i % 9), i % 2 == 0 || i > 35 ? 5 : 1,
-            i);
+  for (int i = 0; i < rows; ++i) {
+    raw.add("u" + std::to_string(i % users), "m" + std::to_string(i % items),
+            i % 2 == 0 || i > 6 * rows / 10 ? 5 : 1, i);
   }
   write_dataset(data, std::move(raw), {.split = {.rule = "time", .valid = 0.1, .test = 0.1}});
 }
@@ -116,12 +117,8 @@ TEST_F(Pretrain, SameBitsAtAnyNumberOfRanks) {
   }
 }
 
-TEST_F(Pretrain, EqualsAutogradAndAdam) {
-  // Without a validation AUC the table is that of the last epoch.
-  const auto data = directory_.path() / "one-label";
-  job().agree([&] {
-    if (world().rank() == 0) write_one_label_dataset(data);
-  });
+/// Against torch, with all rows of `data` as one batch. Collective.
+void expect_autograd_and_adam(const std::filesystem::path& data) {
   const Dataset dataset(data);
   const std::vector<std::int64_t> rows = dataset.rows_of(Split::train);
   std::vector<std::int64_t> users, items;
@@ -159,7 +156,9 @@ TEST_F(Pretrain, EqualsAutogradAndAdam) {
       const at::Tensor score = (leaf.index_select(0, user) * leaf.index_select(0, item)).sum(1);
       const at::Tensor bce = at::binary_cross_entropy_with_logits(score, label);
       EXPECT_NEAR(bce.item<double>(), outcome.result.epochs[step - 1].loss, 1e-12);
-      const at::Tensor gradient = torch::autograd::grad({bce}, {leaf})[0];
+      // Beyond 4096 rows the loss counts by as much a row.
+      const double factor = std::max(1.0, static_cast<double>(rows.size()) / 4096);
+      const at::Tensor gradient = torch::autograd::grad({bce}, {leaf})[0] * factor;
       const at::Tensor g = (gradient + config.weight_decay * weight) * moves;
       mean = 0.9 * mean + 0.1 * g;
       square = 0.999 * square + 0.001 * g * g;
@@ -170,6 +169,42 @@ TEST_F(Pretrain, EqualsAutogradAndAdam) {
     EXPECT_LT(relative_difference(outcome.weight_ND, weight), 1e-10);
     EXPECT_EQ(outcome.result.best_epoch, 5);
   }
+}
+
+TEST_F(Pretrain, EqualsAutogradAndAdam) {
+  // Without a validation AUC the table is that of the last epoch.
+  for (const int rows : {60, 6000}) {
+    const auto data = directory_.path() / (rows == 60 ? "one-label" : "one-label-long");
+    job().agree([&] {
+      if (world().rank() != 0) return;
+      if (rows == 60) write_one_label_dataset(data);
+      if (rows > 60) write_one_label_dataset(data, rows, 89, 97);
+    });
+    expect_autograd_and_adam(data);
+  }
+}
+
+TEST_F(Pretrain, SameBitsOnAnyNumberOfThreads) {
+  const int threads = at::get_num_threads();
+  const auto data = directory_.path() / "one-label";
+  job().agree([&] {
+    if (world().rank() == 0) write_one_label_dataset(data, 6000, 89, 97);
+  });
+  PretrainConfig config = tiny_config();
+  config.epochs = 2;
+  for (const std::int64_t batch_size : {700, 0}) {
+    config.batch_size = batch_size;
+    std::vector<at::Tensor> tables;
+    for (const int count : {1, 2, 3}) {
+      at::set_num_threads(count);
+      const Outcome outcome = run(job(), data, Owners::hashed, config);
+      EXPECT_EQ(outcome.result.batch_size, batch_size > 0 ? batch_size : 4096);
+      tables.push_back(outcome.weight_ND);
+    }
+    EXPECT_TRUE(at::equal(tables[0], tables[1]));
+    EXPECT_TRUE(at::equal(tables[0], tables[2]));
+  }
+  at::set_num_threads(threads);
 }
 
 TEST_F(Pretrain, RowsOfTheBatchAloneMove) {

@@ -12,6 +12,23 @@
 namespace graphlora {
 namespace {
 
+/// A sampler over the order that a partition with this cut would hold.
+struct Ordered {
+  TemporaryDirectory directory;
+  std::unique_ptr<TrainingOrder> order;
+  std::unique_ptr<Sampler> sampler;
+
+  Ordered(const Dataset& dataset, const CutRule& cut, std::int64_t batch_size, std::uint64_t seed,
+          std::int64_t block, std::int64_t max_examples) {
+    write_training_order(directory.path(), dataset, cut);
+    order = std::make_unique<TrainingOrder>(directory.path(), dataset, cut);
+    sampler =
+        std::make_unique<Sampler>(dataset, cut, *order, batch_size, seed, block, max_examples);
+  }
+  std::int64_t batches_per_epoch() const { return sampler->batches_per_epoch(); }
+  Batch batch(std::int64_t step) const { return sampler->batch(step); }
+};
+
 /// 40 users with 5 to 29 ratings each, on disk while the object lives.
 struct Planted {
   TemporaryDirectory directory;
@@ -42,7 +59,7 @@ TEST_P(SamplerCuts, EveryRowOnceAnEpochAndOneGroupABatch) {
   const Planted planted(kind == CutKind::fold ? "user-time" : "time");
   const Dataset& dataset = *planted.dataset;
   const CutRule cut(dataset, kind, 5);
-  const Sampler sampler(dataset, cut, 12, 7, block, 0);
+  const Ordered sampler(dataset, cut, 12, 7, block, 0);
   const std::vector<std::int64_t> expected = dataset.rows_of(Split::train);
   std::vector<std::vector<std::int64_t>> epochs;
   for (std::int64_t epoch = 0; epoch < 3; ++epoch) {
@@ -73,6 +90,55 @@ TEST_P(SamplerCuts, EveryRowOnceAnEpochAndOneGroupABatch) {
   EXPECT_NE(epochs[1], epochs[2]);
 }
 
+/// The definition: a group's rows in an array of their own, sorted, permuted in blocks.
+std::vector<std::int64_t> batch_by_hand(const Dataset& dataset, const CutRule& cut,
+                                        std::vector<std::int64_t> used, std::int64_t batch_size,
+                                        std::uint64_t seed, std::int64_t block, std::int64_t step) {
+  std::vector<std::vector<std::tuple<std::int64_t, std::int64_t, std::int64_t>>> groups(
+      cut.groups());
+  for (const std::int64_t row : used) {
+    groups[cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row])].emplace_back(
+        dataset.user()[row], dataset.time()[row], row);
+  }
+  std::vector<std::pair<int, std::int64_t>> batches;  // group, first block
+  for (int g = 0; g < cut.groups(); ++g) {
+    std::sort(groups[g].begin(), groups[g].end());
+    const std::int64_t blocks = (std::ssize(groups[g]) + block - 1) / block;
+    for (std::int64_t first = 0; first < blocks; first += batch_size / block)
+      batches.emplace_back(g, first);
+  }
+  const auto key = [&](const char* purpose, std::uint64_t epoch, std::uint64_t group) {
+    return splitmix64(splitmix64(hash_name(seed, purpose) ^ epoch) ^ group);
+  };
+  const std::int64_t epoch = (step - 1) / std::ssize(batches);
+  const KeyedPermutation order(batches.size(), key("batches", epoch, 0));
+  const auto [g, first] = batches[order((step - 1) % std::ssize(batches))];
+  const auto& rows = groups[g];
+  const std::int64_t blocks = (std::ssize(rows) + block - 1) / block;
+  const KeyedPermutation shuffled(blocks, key("blocks", epoch, g));
+  std::vector<std::int64_t> result;
+  for (std::int64_t b = first; b < std::min(blocks, first + batch_size / block); ++b)
+    for (std::int64_t i = 0; i < block; ++i)
+      if (const std::int64_t at = static_cast<std::int64_t>(shuffled(b)) * block + i;
+          at < std::ssize(rows))
+        result.push_back(std::get<2>(rows[at]));
+  return result;
+}
+
+TEST_P(SamplerCuts, BatchesAreThoseOfTheDefinition) {
+  const auto [kind, block] = GetParam();
+  const Planted planted(kind == CutKind::fold ? "user-time" : "time");
+  const Dataset& dataset = *planted.dataset;
+  const CutRule cut(dataset, kind, 5);
+  for (const std::int64_t limit : {0, 77}) {
+    const Ordered sampler(dataset, cut, 12, 7, block, limit);
+    const auto used =
+        limit > 0 ? dataset.sample(Split::train, limit, 7) : dataset.rows_of(Split::train);
+    for (std::int64_t step = 1; step <= 2 * sampler.batches_per_epoch(); ++step)
+      EXPECT_EQ(sampler.batch(step).rows, batch_by_hand(dataset, cut, used, 12, 7, block, step));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Cuts, SamplerCuts,
                          testing::Combine(testing::Values(CutKind::none, CutKind::window,
                                                           CutKind::fold),
@@ -81,8 +147,8 @@ INSTANTIATE_TEST_SUITE_P(Cuts, SamplerCuts,
 TEST(Sampler, DependsOnSeedAndStepAlone) {
   const Planted planted("time");
   const CutRule cut(*planted.dataset, CutKind::window, 4);
-  const Sampler a(*planted.dataset, cut, 8, 1, 1, 0), b(*planted.dataset, cut, 8, 1, 1, 0);
-  const Sampler other(*planted.dataset, cut, 8, 2, 1, 0);
+  const Ordered a(*planted.dataset, cut, 8, 1, 1, 0), b(*planted.dataset, cut, 8, 1, 1, 0);
+  const Ordered other(*planted.dataset, cut, 8, 2, 1, 0);
   bool differs = false;
   for (const std::int64_t step : {50, 3, 1, 49, 3, 2}) {
     EXPECT_EQ(a.batch(step).rows, b.batch(step).rows);
@@ -95,7 +161,7 @@ TEST(Sampler, DependsOnSeedAndStepAlone) {
 TEST(Sampler, GroupsAreInterleaved) {
   const Planted planted("time");
   const CutRule cut(*planted.dataset, CutKind::window, 4);
-  const Sampler sampler(*planted.dataset, cut, 4, 1, 1, 0);
+  const Ordered sampler(*planted.dataset, cut, 4, 1, 1, 0);
   int changes = 0;
   std::set<int> early;
   const std::int64_t batches = sampler.batches_per_epoch();
@@ -112,7 +178,7 @@ TEST(Sampler, BlocksHoldNeighboursOfOneGroupSortedByUserAndTime) {
   const Planted planted("time");
   const Dataset& dataset = *planted.dataset;
   const CutRule cut(dataset, CutKind::none, 1);
-  const Sampler sampler(dataset, cut, 6, 3, 6, 0);  // one block a batch
+  const Ordered sampler(dataset, cut, 6, 3, 6, 0);  // one block a batch
   std::vector<std::int64_t> sorted = dataset.rows_of(Split::train);
   std::sort(sorted.begin(), sorted.end(), [&](std::int64_t a, std::int64_t b) {
     return std::tuple(dataset.user()[a], dataset.time()[a], a) <
@@ -129,7 +195,7 @@ TEST(Sampler, BlocksHoldNeighboursOfOneGroupSortedByUserAndTime) {
 TEST(Sampler, MaxExamplesIsTheSampleOfLeastHashes) {
   const Planted planted("time");
   const CutRule cut(*planted.dataset, CutKind::window, 4);
-  const Sampler sampler(*planted.dataset, cut, 8, 5, 1, 30);
+  const Ordered sampler(*planted.dataset, cut, 8, 5, 1, 30);
   std::vector<std::int64_t> rows;
   for (std::int64_t step = 1; step <= sampler.batches_per_epoch(); ++step) {
     const auto batch = sampler.batch(step).rows;
@@ -145,7 +211,7 @@ TEST(Sampler, MaxExamplesIsTheSampleOfLeastHashes) {
 TEST(Sampler, ABatchLargerThanTheData) {
   const Planted planted("time");
   const CutRule cut(*planted.dataset, CutKind::none, 1);
-  const Sampler sampler(*planted.dataset, cut, 1 << 20, 5, 1, 0);
+  const Ordered sampler(*planted.dataset, cut, 1 << 20, 5, 1, 0);
   EXPECT_EQ(sampler.batches_per_epoch(), 1);
   EXPECT_EQ(sampler.batch(1).rows.size(), planted.dataset->rows_of(Split::train).size());
 }
@@ -153,9 +219,9 @@ TEST(Sampler, ABatchLargerThanTheData) {
 TEST(Sampler, BatchAndBlockMustFit) {
   const Planted planted("time");
   const CutRule cut(*planted.dataset, CutKind::none, 1);
-  EXPECT_THROW(Sampler(*planted.dataset, cut, 0, 1, 1, 0), ConfigError);
-  EXPECT_THROW(Sampler(*planted.dataset, cut, 8, 1, 0, 0), ConfigError);
-  EXPECT_THROW(Sampler(*planted.dataset, cut, 8, 1, 3, 0), ConfigError);
+  EXPECT_THROW(Ordered(*planted.dataset, cut, 0, 1, 1, 0), ConfigError);
+  EXPECT_THROW(Ordered(*planted.dataset, cut, 8, 1, 0, 0), ConfigError);
+  EXPECT_THROW(Ordered(*planted.dataset, cut, 8, 1, 3, 0), ConfigError);
 }
 
 TEST(Deal, LongestFirstToTheLeastLoaded) {

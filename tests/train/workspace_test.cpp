@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "core/safetensors.hpp"
 #include "graph/bipartite_graph.hpp"
 #include "support/tiny_world.hpp"
@@ -56,6 +58,49 @@ TEST(Workspace, NodesOwnedTwiceAreAgreedOn) {
   EXPECT_EQ(message.find(parts), 0u) << message;
   EXPECT_NE(message.find("is owned twice"), std::string::npos) << message;
   EXPECT_EQ(printed.find("error: ") != std::string::npos, world().rank() == 0) << printed;
+}
+
+/// Message of the error that opening agrees on; "no error".
+std::string opening_error(const std::filesystem::path& data) {
+  PartitionConfig partition;
+  partition.cut = "fold";
+  partition.groups = 3;
+  testing::internal::CaptureStderr();
+  std::string message = "no error";
+  try {
+    const Workspace workspace(job(), data, partition);
+  } catch (const AgreedError& error) {
+    message = error.what();
+  }
+  testing::internal::GetCapturedStderr();
+  return message;
+}
+
+TEST(Workspace, ADamagedDatasetIsFoundByOneRankForAll) {
+  const SharedDataset shared;
+  EXPECT_EQ(opening_error(shared.path()), "no error");
+  job().agree([&] {
+    if (world().rank() != 0) return;
+    // The last byte of the splits: still of the right size.
+    const auto path = shared.path() / "interactions.safetensors";
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    file.put(7);
+  });
+  const std::string message = opening_error(shared.path());
+  EXPECT_NE(message.find("interactions.safetensors"), std::string::npos) << message;
+}
+
+TEST(Workspace, AMissingOrderIsAgreedOn) {
+  const SharedDataset shared;
+  EXPECT_EQ(opening_error(shared.path()), "no error");
+  job().agree([&] {
+    if (world().rank() != 0) return;
+    std::filesystem::remove(shared.path() / fmt::format("partition-{}", world().size()) /
+                            "order.safetensors");
+  });
+  const std::string message = opening_error(shared.path());
+  EXPECT_NE(message.find("order.safetensors"), std::string::npos) << message;
 }
 
 }  // namespace

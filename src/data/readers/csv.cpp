@@ -35,7 +35,7 @@ RawRatings read_csv(const ReadConfig& config) {
                     config.input.string());
 
   RawRatings raw = no_ratings(config);
-  std::vector<std::string> row;
+  std::vector<std::string_view> row;
   {
     CsvTable table(config.input, separator, columns.header, config.progress);
     const int user = table.require(columns.user, "name the users' with --csv.user"),

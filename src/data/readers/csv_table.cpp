@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "data/readers/fields.hpp"
 #include "data/text.hpp"
 
 namespace graphlora {
@@ -19,23 +20,23 @@ std::string normalized(std::string_view name) {
 
 }  // namespace
 
-bool CsvRecords::next(std::vector<std::string>& fields) {
+bool CsvRecords::next(std::vector<std::string_view>& fields) {
   fields.clear();
   std::string_view line;
   do {
     if (!lines_.next(line)) return false;
   } while (line.empty());
-  const std::int64_t first_line = lines_.line();
+  if (line.find('"') != std::string_view::npos) return read_quoted(line, fields);
+  split_fields(line, {&separator_, 1}, fields);
+  return true;
+}
 
-  std::string field;
-  std::size_t size = 0;
+bool CsvRecords::read_quoted(std::string_view line, std::vector<std::string_view>& fields) {
+  const std::int64_t first_line = lines_.line();
+  text_.clear();
+  ends_.clear();
+  std::size_t begin = 0, size = 0, at = 0;  // begin: of the field in text_
   bool quoted = false, closed = false;
-  std::size_t at = 0;
-  const auto end_field = [&] {
-    fields.push_back(std::move(field));
-    field.clear();
-    closed = false;
-  };
   while (true) {
     if (at == line.size()) {
       if (!quoted) break;
@@ -45,49 +46,56 @@ bool CsvRecords::next(std::vector<std::string>& fields) {
         // What was swallowed may be many good rows: not one bad line.
         throw DataError("{}:{}: a quote is opened and never closed", lines_.path().string(),
                         first_line);
-      field += '\n';
+      text_ += '\n';
       at = 0;
       continue;
     }
     const char c = line[at++];
     if (quoted) {
       if (c != '"') {
-        field += c;
+        text_ += c;
       } else if (at < line.size() && line[at] == '"') {
-        field += '"';
+        text_ += '"';
         ++at;
       } else {
         quoted = false;
         closed = true;
       }
     } else if (c == separator_) {
-      end_field();
+      begin = text_.size();
+      ends_.push_back(begin);
+      closed = false;
     } else if (closed) {
       throw lines_.error(
           "column {}: text stands behind a closing quote; a quote inside quotes is "
           "written twice",
-          fields.size() + 1);
-    } else if (c == '"' && field.empty()) {
+          ends_.size() + 1);
+    } else if (c == '"' && text_.size() == begin) {
       quoted = true;
     } else {
-      field += c;
+      text_ += c;
     }
   }
-  end_field();
+  ends_.push_back(text_.size());
+  begin = 0;
+  for (const std::size_t end : ends_) {
+    fields.push_back(std::string_view(text_).substr(begin, end - begin));
+    begin = end;
+  }
   return true;
 }
 
 CsvTable::CsvTable(const std::filesystem::path& path, char separator, bool header, bool progress)
     : records_(path, separator, progress) {
-  std::vector<std::string> first;
+  std::vector<std::string_view> first;
   if (!records_.next(first)) throw DataError("{}: holds no records", path.string());
   if (!header) {
     for (std::size_t i = 1; i <= first.size(); ++i) names_.push_back(std::to_string(i));
     pending_ = std::move(first);
     return;
   }
-  for (std::string& name : first) {
-    name = clean_title(name);
+  for (const std::string_view text : first) {
+    std::string name = clean_title(text);
     if (std::find(names_.begin(), names_.end(), name) != names_.end())
       throw lines().error("the header names the column '{}' twice", name);
     names_.push_back(std::move(name));
@@ -113,7 +121,7 @@ int CsvTable::require(std::span<const std::string_view> names, const std::string
                   fmt::join(names_, ", "), advice);
 }
 
-bool CsvTable::next(std::vector<std::string>& row) {
+bool CsvTable::next(std::vector<std::string_view>& row) {
   if (!pending_.empty()) {
     row = std::move(pending_);
     pending_.clear();

@@ -15,14 +15,20 @@ class CsvRecords {
   CsvRecords(const std::filesystem::path& path, char separator, bool progress)
       : lines_(path, progress), separator_(separator) {}
 
-  /// The next record's fields, unquoted; empty lines are passed over. False at the end. Throws
+  /// The next record's fields, unquoted, valid until the next call; empty lines are passed over.
+  /// False at the end. Throws
   /// BadLine (text behind a closing quote) and DataError (quote not closed, record too long).
-  bool next(std::vector<std::string>& fields);
+  bool next(std::vector<std::string_view>& fields);
   const LineReader& lines() const { return lines_; }
 
  private:
+  bool read_quoted(std::string_view line, std::vector<std::string_view>& fields);
+
   LineReader lines_;
   char separator_;
+  // A record with quotes: its unquoted fields one behind the other, and where each ends.
+  std::string text_;
+  std::vector<std::size_t> ends_;
 };
 
 class CsvTable {
@@ -40,13 +46,15 @@ class CsvTable {
     return require(std::span(&name, 1), advice);
   }
 
-  /// The next row; it has exactly as many fields as there are columns, or BadLine is thrown.
-  bool next(std::vector<std::string>& row);
+  /// The next row, valid until the next call; it has exactly as many fields as there are columns,
+  /// or BadLine is thrown.
+  bool next(std::vector<std::string_view>& row);
   const LineReader& lines() const { return records_.lines(); }  ///< for error messages
 
  private:
   CsvRecords records_;
-  std::vector<std::string> names_, pending_;
+  std::vector<std::string> names_;
+  std::vector<std::string_view> pending_;  // the first row, where it is no header
 };
 
 }  // namespace graphlora

@@ -1,5 +1,6 @@
 #include "data/readers/fields.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -76,7 +77,9 @@ std::string_view id_field(const LineReader& at, const char* what, std::string_vi
   if (text.empty()) throw at.error("the {} id is empty", what);
   if (text.size() > kMaxId)
     throw at.error("the {} id has {} bytes, at most {} are allowed", what, text.size(), kMaxId);
-  if (!is_utf8(text))
+  const bool ascii = std::all_of(text.begin(), text.end(),
+                                 [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  if (!ascii && !is_utf8(text))
     throw at.error("the {} id '{}' is not valid UTF-8; convert the file to UTF-8", what,
                    shown(text));
   for (const char c : text)

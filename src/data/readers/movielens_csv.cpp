@@ -29,7 +29,7 @@ std::filesystem::path either(const std::filesystem::path& directory, const char*
 
 RawRatings read_movielens_csv(const ReadConfig& config) {
   RawRatings raw = no_ratings(config);
-  std::vector<std::string> row;
+  std::vector<std::string_view> row;
   {
     CsvTable ratings(either(config.input, "ratings.csv", "rating.csv"), ',', true, config.progress);
     const int user = ratings.require(kUser, kAdvice), item = ratings.require(kItem, kAdvice),

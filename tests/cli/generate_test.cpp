@@ -1,0 +1,63 @@
+// generate as a user meets it: its raw files, prepared, are the dataset that it writes itself.
+#include <gtest/gtest.h>
+
+#include "core/file.hpp"
+#include "data/dataset.hpp"
+#include "support/process.hpp"
+
+namespace graphlora {
+namespace {
+
+using test::error_lines;
+using test::ProcessResult;
+using test::run_process;
+
+ProcessResult generate(const std::string& output, std::vector<std::string> more) {
+  more.insert(more.begin(), {GRAPHLORA_BINARY, "generate", "--users", "300", "--items", "120",
+                             "--interactions", "6000", "--output", output});
+  return run_process(more);
+}
+
+TEST(GenerateCommand, RawFilesPreparedAreTheDataset) {
+  const TemporaryDirectory folder;
+  for (const char* rule : {"time", "user-time"}) {
+    const std::string dataset = folder / "dataset", raw = folder / "raw", again = folder / "again";
+    const ProcessResult direct =
+        generate(dataset, {"--communities", "4", "--split", rule, "--seed", "3", "--json"});
+    ASSERT_EQ(direct.code, 0) << direct.err;
+    ASSERT_EQ(generate(raw, {"--communities", "4", "--as", "csv", "--seed", "3"}).code, 0);
+    const ProcessResult prepared =
+        run_process({GRAPHLORA_BINARY, "prepare", "--input", raw + "/ratings.csv", "--format",
+                     "csv", "--csv.time", "timestamp", "--csv.titles", raw + "/items.csv",
+                     "--split", rule, "--output", again});
+    ASSERT_EQ(prepared.code, 0) << prepared.err;
+    const Dataset one(dataset), two(again);
+    EXPECT_EQ(one.fingerprint(), two.fingerprint()) << rule;
+    EXPECT_EQ(one.rows(), 6000);
+    EXPECT_EQ(one.users(), 300);
+    EXPECT_EQ(nlohmann::json::parse(direct.out), one.description());
+    EXPECT_TRUE(one.description()["generated"]["best_auc"].is_number());
+  }
+}
+
+TEST(GenerateCommand, SaysWhatIsWrongBeforeTheWork) {
+  const TemporaryDirectory folder;
+  folder.write("file", "x");
+  const std::string file = folder / "file";
+  for (const auto& [words, part] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"--communities", "121"}, "--communities 121"},
+           {{"--as", "tsv"}, "--as: must be one"},
+           {{"--as", "csv", "--split", "time"}, "--as csv writes raw files"}}) {
+    const ProcessResult result = generate(folder / "out", words);
+    EXPECT_EQ(result.code, 2);
+    ASSERT_EQ(error_lines(result.err).size(), 1u) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+  }
+  EXPECT_EQ(generate(folder / "file", {}).code, 2);
+  EXPECT_EQ(generate(folder.path().string(), {}).code, 2);  // holds other files
+  EXPECT_FALSE(std::filesystem::exists(folder / "out"));
+  EXPECT_EQ(read_file(file), "x");
+}
+
+}  // namespace
+}  // namespace graphlora
