@@ -117,10 +117,10 @@ std::string report_text(const nlohmann::json& report, const std::string& directo
   fmt::format_to(out, "{:<32}{:>16.3f}\n\n", "edges, max/mean", balance.at("edges").get<double>());
 
   if (!hubs.at("candidates").empty()) {
-    fmt::format_to(out, "{:>8}{:>22}{:>12}{:>12}{:>16}\n", "hubs", "in a division made for",
+    fmt::format_to(out, "{:>8}{:>26}{:>12}{:>12}{:>16}\n", "hubs", "in a division made for",
                    "halo rows", "hub rows", "bytes a layer");
     for (const auto& candidate : hubs.at("candidates")) {
-      fmt::format_to(out, "{:>8}{:>22}{:>12}{:>12}{:>16}\n",
+      fmt::format_to(out, "{:>8}{:>26}{:>12}{:>12}{:>16}\n",
                      candidate.at("hubs").get<std::int64_t>(),
                      candidate.at("division_made_with_hubs").get<std::int64_t>(),
                      candidate.at("halo_rows").get<std::int64_t>(),

@@ -420,12 +420,12 @@ TEST_F(PartitionTest, DirectoryHoldsShardsAndTheReport) {
   const auto directory = partition_directory(dataset, 3);
   EXPECT_EQ(directory, dataset.directory() / "partition-3");
   EXPECT_EQ(read_json(directory / "partition.json"), report);
-  for (const char* name :
-       {"part-00000.safetensors", "part-00001.safetensors", "part-00002.safetensors"}) {
+  for (const char* name : {"part-00000.safetensors", "part-00001.safetensors",
+                           "part-00002.safetensors", "order.safetensors"}) {
     EXPECT_TRUE(std::filesystem::exists(directory / name)) << name;
   }
   const auto files = std::distance(std::filesystem::directory_iterator(directory), {});
-  EXPECT_EQ(files, 4);
+  EXPECT_EQ(files, 5);
 
   const BipartiteGraph graph = build_training_graph(dataset, CutRule(dataset, CutKind::window, 8));
   const PartitionCost cost = partition_cost(graph, partition_nodes(graph, config), 3);
