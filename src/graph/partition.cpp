@@ -1,8 +1,6 @@
 #include "graph/partition.hpp"
 
 #include <metis.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +14,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/memory.hpp"
 #include "core/rng.hpp"
 #include "graph/anchor_shares.hpp"
 #include "graph/hubs.hpp"
@@ -115,31 +114,6 @@ void deal(const std::vector<std::int32_t>& nodes, std::vector<std::int64_t> load
   }
 }
 
-std::int64_t page_bytes() { return sysconf(_SC_PAGESIZE); }
-
-// Of this process, files that it has mapped included.
-std::int64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  std::int64_t size = 0, resident = 0;
-  file >> size >> resident;
-  return resident * page_bytes();
-}
-
-std::int64_t peak_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return std::int64_t{usage.ru_maxrss} * 1024;
-}
-
-// What the kernel could hand out, its caches included; infinite where it does not say.
-double available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string key, rest; file >> key && std::getline(file, rest);) {
-    if (key == "MemAvailable:") return std::stod(rest) * 1024;
-  }
-  return std::numeric_limits<double>::infinity();
-}
-
 // What METIS sees: the graph without hubs, of each user at most so many edges, and without the
 // nodes that this leaves no edges.
 struct MetisInput {
@@ -227,15 +201,16 @@ std::int64_t run_metis(MetisInput& input, std::int64_t parts, std::int64_t seed,
   const auto count = static_cast<std::int64_t>(input.nodes.size());
   const auto entries = static_cast<std::int64_t>(input.adjacency.size());
   const double own = kMetisBytesPerEntry * static_cast<double>(entries);
-  const double predicted = static_cast<double>(resident_bytes()) + own;
+  const double predicted = static_cast<double>(resident_memory_bytes()) + own;
   log::info(
       "METIS: {} nodes, {} edges into {} parts; {:.2f} GiB of memory beside {:.2f} GiB in use",
       count, entries / 2, parts, own / kGiB, (predicted - own) / kGiB);
-  if (own > available_bytes()) {
+  if (own > static_cast<double>(available_memory_bytes())) {
     log::warn(
         "METIS may need {:.1f} GiB and {:.1f} GiB are free; --partition.hubs and a "
         "--partition.max-degree below {} would need less",
-        own / kGiB, available_bytes() / kGiB, std::max<std::int64_t>(2, entries / count));
+        own / kGiB, static_cast<double>(available_memory_bytes()) / kGiB,
+        std::max<std::int64_t>(2, entries / count));
   }
   std::array<idx_t, METIS_NOPTIONS> options;
   METIS_SetDefaultOptions(options.data());
@@ -515,7 +490,7 @@ nlohmann::json write(const Dataset& dataset, const PartitionConfig& config, cons
       {"seconds_per_phase", making.seconds},
       {"predicted_memory_bytes",
        making.predicted_memory > 0 ? nlohmann::json(making.predicted_memory) : nullptr},
-      {"peak_memory_bytes", peak_bytes()}};
+      {"peak_memory_bytes", peak_memory_bytes()}};
   write_json(output.path() / kMarker, report);
   output.commit();
   if (config.method == "metis" && config.parts > 1) warn_if_poor(cost, random);

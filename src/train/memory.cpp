@@ -1,8 +1,13 @@
 #include "train/memory.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
-#include <fstream>
+#include <array>
+#include <functional>
+
+#include "core/error.hpp"
+#include "core/memory.hpp"
 
 namespace graphlora {
 namespace {
@@ -40,12 +45,38 @@ std::string describe_memory(const GraphMemory& mine, Communicator& world) {
       gib(most));
 }
 
-std::int64_t proportional_set_bytes() {
-  std::ifstream file("/proc/self/smaps_rollup");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("Pss:")) return std::strtoll(line.c_str() + 4, nullptr, 10) * 1024;
+void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler) {
+  const GnnConfig& gnn = model.config().gnn;
+  if (gnn.mode != "auto" || !model.anchors().frontier()) return;
+  const Workspace& workspace = model.workspace();
+  Communicator& world = workspace.world();
+  const Batch batch = sampler.batch(1);
+  std::vector<std::int64_t> nodes;
+  for (auto i = static_cast<std::size_t>(world.rank()); i < batch.rows.size();
+       i += static_cast<std::size_t>(world.size())) {
+    nodes.push_back(workspace.dataset->user_node(batch.rows[i]));
+    nodes.push_back(workspace.dataset->item_node(batch.rows[i]));
   }
-  return 0;
+  const std::int64_t mine =
+      model.anchors().predicted_bytes(workspace.shard->cut().training_view(batch.group), nodes);
+  std::array<char, 256> host{};
+  gethostname(host.data(), host.size() - 1);
+  const auto key = static_cast<std::int64_t>(std::hash<std::string>{}(host.data()) >> 1U);
+  const auto hosts = world.all_gather(key, Traffic::control);
+  const auto bytes = world.all_gather(mine, Traffic::control);
+  std::int64_t on_host = 0;
+  for (std::size_t rank = 0; rank < hosts.size(); ++rank)
+    if (hosts[rank] == key) on_host += bytes[rank];
+  const std::int64_t free = available_memory_bytes();
+  job.agree([&] {
+    if (on_host <= free) return;
+    throw ConfigError(
+        "--gnn.type {}: the neighbourhood of a batch would take {:.1f} GiB on this host, {:.1f} "
+        "GiB are free; give --gnn.hops {} (fewer, not exact), a smaller --gnn.hidden, more hosts, "
+        "or --gnn.mode frontier to try all the same",
+        gnn.type, static_cast<double>(on_host) / kGiB, static_cast<double>(free) / kGiB,
+        std::max<std::int64_t>(1, gnn.layers - 1));
+  });
 }
 
 }  // namespace graphlora

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "train/recommender.hpp"
+#include "train/sampler.hpp"
 
 namespace graphlora {
 
@@ -22,8 +23,8 @@ GraphMemory predict_memory(const Recommender& model, bool moments);
 /// everywhere.
 std::string describe_memory(const GraphMemory& mine, Communicator& world);
 
-/// This process' memory: its own pages, and its share of those that it maps with others (PSS); 0
-/// where the kernel does not tell.
-std::int64_t proportional_set_bytes();
+/// With --gnn.mode auto and a GNN that runs on frontiers: throws ConfigError where that of the
+/// first batch, as predicted, does not fit into the memory of a host. Collective, agreed.
+void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler);
 
 }  // namespace graphlora

@@ -124,7 +124,7 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
   require(within(c.lora.lambda_lora, -1e3, 1e3), "inject.lambda_lora");
   require(within(c.lora.lambda_gnn, -1e3, 1e3), "inject.lambda_gnn");
   require(one_of(c.gnn.type, kGnnTypes), "gnn.type");
-  require(within(c.gnn.layers, -1, 64), "gnn.layers");
+  require(within(c.gnn.layers, c.gnn.type == "none" ? -1 : 0, 64), "gnn.layers");
   require(within(c.gnn.hidden, 0, kMaxGnnHidden), "gnn.hidden");
   require(within(c.gnn.heads, 1, kMaxGnnHeads), "gnn.heads");
   require(one_of(c.gnn.init, {"pca", "random"}), "gnn.init");

@@ -1,8 +1,6 @@
 // Shapes: A anchors of this rank's examples, S examples of a pack, B examples of the global batch.
 #include "train/trainer.hpp"
 
-#include <sys/resource.h>
-
 #include <chrono>
 #include <cmath>
 #include <deque>
@@ -14,6 +12,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/memory.hpp"
 #include "core/progress.hpp"
 #include "dist/gradient_sync.hpp"
 #include "train/embedding_store.hpp"
@@ -28,12 +27,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-std::int64_t peak_memory_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss * 1024;
 }
 
 /// Adds the time of its scope to one phase.
@@ -351,6 +344,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
       mark_best(config.output, best);
     metrics = std::make_unique<MetricsLog>(config.output / "metrics.jsonl", result.state.step);
   });
+  require_gnn_fits(job, model, stepper->sampler());
   const std::int64_t steps =
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
   const RunIdentity identity{config.seed, config.batch_size, config.block,

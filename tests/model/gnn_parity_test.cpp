@@ -226,7 +226,8 @@ struct RandomGraph {
       return static_cast<int>(
           random.below(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1))));
     };
-    const int users = 1 + below(size), items = 1 + below(size);
+    // A partition has at least a node for each part.
+    const int users = std::max(1 + below(size), world().size() - 1), items = 1 + below(size);
     const std::vector<std::string> kinds{"sparse", "one hub", "complete", "single edge",
                                          "duplicates"};
     kind = kinds[random.below(kinds.size())];

@@ -1,0 +1,43 @@
+#include "core/memory.hpp"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <limits>
+#include <string>
+
+namespace graphlora {
+namespace {
+
+/// The number of KiB behind `key` in a file of "key: number kB" lines, as bytes.
+std::int64_t bytes_of(const char* path, const std::string& key, std::int64_t otherwise) {
+  std::ifstream file(path);
+  std::string name, rest;
+  for (std::int64_t kib = 0; file >> name; std::getline(file, rest))
+    if (name == key && file >> kib) return kib * 1024;
+  return otherwise;
+}
+
+}  // namespace
+
+std::int64_t resident_memory_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::int64_t size = 0, resident = 0;
+  file >> size >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+std::int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return std::int64_t{usage.ru_maxrss} * 1024;
+}
+
+std::int64_t proportional_set_bytes() { return bytes_of("/proc/self/smaps_rollup", "Pss:", 0); }
+
+std::int64_t available_memory_bytes() {
+  return bytes_of("/proc/meminfo", "MemAvailable:", std::numeric_limits<std::int64_t>::max());
+}
+
+}  // namespace graphlora
