@@ -123,13 +123,15 @@ struct TrainOptions {
              "with the same result; auto: full for lightgcn, frontier for the others",
              one_of(model_config.gnn.mode, {"auto", "full", "frontier"}))
         .add("Graph", "gnn.hops", &model_config.gnn.hops,
-             "edges that a frontier reaches; 0: one per layer, which is exact; fewer need less "
-             "memory",
+             "edges that a frontier reaches in training; 0: one per layer, which is exact; fewer "
+             "need "
+             "less memory (evaluation is always exact)",
              in_range(model_config.gnn.hops, 0, 64))
-        .add("Graph", "gnn.init", &model_config.gnn.init,
-             "start of the GNN's last layer: pca (leading directions of the propagated embeddings) "
-             "or random",
-             one_of(model_config.gnn.init, {"pca", "random"}))
+        .add(
+            "Graph", "gnn.init", &model_config.gnn.init,
+            "start of lightgcn's last layer: pca (leading directions of the propagated embeddings) "
+            "or random",
+            one_of(model_config.gnn.init, {"pca", "random"}))
         .add("Graph", "inject.layers", &model_config.inject_layers,
              "LLM layers where z enters: middle, all, none or numbers like 3,15")
         .add("Graph", "inject.lambda-lora", &lora.lambda_lora,
@@ -200,6 +202,12 @@ void check(const TrainOptions& options) {
       throw ConfigError("--train.stages {}: must be adapter, projector or joint", stage);
     }
   }
+  if (options.model_config.gnn.type == "gat" && options.partition.hubs != "0") {
+    throw ConfigError(
+        "--partition.hubs {}: gat cannot have hubs, since its softmax needs all of a node's edges "
+        "in one place",
+        options.partition.hubs);
+  }
   if (!train.resume && path_exists(std::filesystem::path(options.output) / "LATEST")) {
     throw ConfigError(
         "--output {}: already holds a run; give --resume to continue it, or another directory",
@@ -268,7 +276,9 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   });
 
   const auto start = std::chrono::steady_clock::now();
-  const Workspace workspace(job, options.data, options.partition, Reuse::same_division,
+  const Workspace workspace(job, options.data, options.partition,
+                            // A run goes on with the partition that it has.
+                            checkpoint ? Reuse::same_cut : Reuse::same_division,
                             static_cast<int>(options.tensor_parallel));
   std::vector<std::pair<std::string, double>> seconds = workspace.seconds;
   const auto seconds_so_far = [&] {

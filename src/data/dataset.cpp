@@ -179,8 +179,8 @@ void Dataset::map_files() {
   title_offsets_ = items.column<std::int64_t>("title_offsets", at::kLong, items_ + 1);
   title_bytes_ = items.column<std::uint8_t>("title_bytes", at::kByte, -1);
 
-  const SafetensorsReader history_reader(directory_ / kFiles[1]);
-  const Columns history(history_reader, storage_);
+  histories_ = std::make_unique<SafetensorsReader>(directory_ / kFiles[1]);
+  const Columns history(*histories_, storage_);
   history_offsets_ = history.column<std::int64_t>("offsets", at::kLong, users_ + 1);
   history_item_ = history.column<std::int64_t>("item", at::kLong, -1);
   history_time_ = history.column<std::int64_t>("time", at::kLong, std::ssize(history_item_));
@@ -360,6 +360,9 @@ bool Dataset::warm(std::int64_t row) const {
   return user_in_train_[user_[row]] && item_in_train_[item_[row]];
 }
 
-void Dataset::release_rows() const { interactions_->release(); }
+void Dataset::release_rows() const {
+  interactions_->release();
+  histories_->release();
+}
 
 }  // namespace graphlora

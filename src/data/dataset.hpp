@@ -89,8 +89,9 @@ class Dataset {
   /// for two threads at once.
   bool warm(std::int64_t row) const;
 
-  /// Unmaps the pages of interactions that a pass over the rows has touched, so that they don't
-  /// stay part of this process; they are read again (from the page cache) where they are needed.
+  /// Unmaps the pages of interactions and histories that were touched, so that they don't stay part
+  /// of this process; they are read again (from the page cache) where they are needed. A few rows
+  /// may map a lot: where the cache holds large pages, 2 MiB each.
   void release_rows() const;
 
  private:
@@ -113,7 +114,7 @@ class Dataset {
   std::span<const std::int64_t> user_id_offsets_, item_id_offsets_, title_offsets_;
   std::span<const std::uint8_t> user_id_bytes_, item_id_bytes_, title_bytes_;
   mutable std::vector<bool> user_in_train_, item_in_train_;  // of warm()
-  std::unique_ptr<SafetensorsReader> interactions_;
+  std::unique_ptr<SafetensorsReader> interactions_, histories_;
   std::vector<at::Tensor> storage_;  // keep the maps alive
 };
 

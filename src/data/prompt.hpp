@@ -50,6 +50,7 @@ class PromptBuilder {
   PromptBuilder(const Dataset& dataset, const Tokenizer& tokenizer, const PromptConfig& config,
                 TitleTokens titles);
 
+  const TitleTokens& titles() const { return titles_; }
   std::int32_t templates() const { return static_cast<std::int32_t>(templates_.size()); }
   /// Template of a training example, drawn by weight from (seed, epoch, user, history).
   std::int32_t draw_template(std::int64_t row, std::uint64_t seed, std::int64_t epoch) const;

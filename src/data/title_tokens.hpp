@@ -30,6 +30,11 @@ class TitleTokens {
   std::span<const std::int32_t> next(std::int64_t item) const { return piece(2 * item + 1); }
 
   std::span<const std::int32_t> tokens() const { return tokens_; }
+  /// What they take in memory.
+  std::int64_t bytes() const {
+    return static_cast<std::int64_t>(tokens_.size() * sizeof(tokens_[0]) +
+                                     offsets_.size() * sizeof(offsets_[0]));
+  }
   /// Of every piece: two an item.
   std::vector<std::int64_t> lengths() const;
 

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <unordered_map>
 
+#include "core/error.hpp"
 #include "core/tensor_view.hpp"
 
 namespace graphlora {
@@ -110,8 +111,10 @@ void FrontierBuilder::request(std::size_t first_slot, std::int32_t hop) {
   const auto* place = asked.const_data_ptr<std::int32_t>();
   for (int rank = 0; rank < world_.size(); ++rank) {
     for (std::int64_t i = 0; i < asked_counts[rank]; ++i, ++place) {
-      TORCH_CHECK(*place >= 0 && *place < send_offsets[rank + 1] - send_offsets[rank],
-                  "frontier: rank ", rank, " asks for row ", *place, " of those sent to it");
+      if (*place < 0 || *place >= send_offsets[rank + 1] - send_offsets[rank]) {
+        throw DataError("frontier: rank {} asks for row {} of the {} that it is sent", rank, *place,
+                        send_offsets[rank + 1] - send_offsets[rank]);
+      }
       const std::int64_t row = send_rows[send_offsets[rank] + *place];
       mark_row(row, hop);
       asked_[rank].emplace_back(static_cast<std::int32_t>(row), hop);
@@ -139,6 +142,11 @@ GraphPlan FrontierBuilder::layer_plan(const GraphPlan& full, std::int32_t target
   GraphPlan plan;
   plan.owned = up_to(source_hop);
   plan.targets = up_to(target_hop);
+
+  // Rows at hop 0 stand by row, and the shard's interior rows have the lowest numbers.
+  while (plan.interior < plan.targets && rows_[plan.interior] < shard_.interior_count() &&
+         row_hop_[rows_[plan.interior]] == 0)
+    ++plan.interior;
 
   // Hubs that are sources here; those that are targets are among them.
   std::vector<std::int32_t> hub_column(hub_hop_.size(), kUnmarked);

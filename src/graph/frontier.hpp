@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "graph/shard.hpp"
@@ -20,8 +21,8 @@ struct Frontier {
   std::vector<GraphPlan> layers;  ///< first layer first
 };
 
-/// Builds frontiers of one shard. Keeps marks of its nodes between steps, so that a step costs what
-/// its frontier has, not what the shard has.
+/// Builds frontiers of one shard. Keeps marks of its nodes between steps, so that building
+/// costs what the frontier has, not what the shard has.
 class FrontierBuilder {
  public:
   FrontierBuilder(const Shard& shard, Communicator& world);

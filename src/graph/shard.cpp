@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -337,6 +338,9 @@ void Shard::check_hubs(std::int64_t nodes, int rank, const std::string& file) {
       throw DataError("{}: the hub {} of {} nodes is unknown or occurs twice", file, hubs[hub],
                       nodes);
     const auto* p = pointers.data() + hub * (groups + 1);
+    const auto* own_degree = degree.data() + hub * groups;
+    if (std::accumulate(own_degree, own_degree + groups, std::int64_t{0}) > nodes)
+      throw DataError("{}: hub {} has more neighbours than there are nodes", file, hub);
     if (hub > 0 && p[0] != p[-1])
       throw DataError("{}: hub_row_offsets has a gap before hub {}", file, hub);
     for (int group = 0; group < groups; ++group) {
@@ -488,6 +492,19 @@ void Shard::add_exchange(int limit, GraphPlan& plan) const {
   plan.send_rows = send_rows_.index_select(0, sent);
   plan.home_begin = interior_;
   plan.homecoming = places_of(plan.send_rows.cpu(), interior_, owned_.size(0));
+}
+
+at::Tensor Shard::own_hub_neighbours() const {
+  const std::int64_t groups = cut_.groups();
+  const at::Tensor pointers = hub_row_offsets_.cpu().view({hub_count(), groups + 1});
+  return (pointers.slice(1, 1) - pointers.slice(1, 0, groups)).flatten();
+}
+
+std::string Shard::describe_hubs() const {
+  std::string text;
+  for (const at::Tensor* tensor : {&hubs_, &hub_offsets_, &hub_degree_})
+    text.append(static_cast<const char*>(tensor->const_data_ptr()), tensor->nbytes());
+  return text;
 }
 
 std::int64_t Shard::bytes() const {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -127,7 +128,13 @@ class Shard {
   int parts() const { return parts_; }
   std::int64_t interior_count() const { return interior_; }
   std::int64_t hub_count() const { return hubs_.size(0); }
-  const at::Tensor& hubs() const { return hubs_; }  ///< i64 node ids by (owner, id)
+  const at::Tensor& hubs() const { return hubs_; }                ///< i64 node ids by (owner, id)
+  const at::Tensor& hub_offsets() const { return hub_offsets_; }  ///< i64[P+1], by owner
+  const at::Tensor& hub_degree() const { return hub_degree_; }    ///< i32[k·G], over all parts
+  /// i64[k·G]: neighbours of each hub in this part, by group.
+  at::Tensor own_hub_neighbours() const;
+  /// Hubs, their owners and degrees as one text, to compare parts.
+  std::string describe_hubs() const;
   /// i64 owned rows of this part's hubs; they are the hubs from first_own_hub() on.
   const at::Tensor& hub_rows() const { return hub_rows_.cpu(); }
   std::int64_t first_own_hub() const { return first_own_hub_; }

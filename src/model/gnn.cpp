@@ -20,7 +20,19 @@ GnnConfig resolved(GnnConfig config, std::int64_t embedding_width) {
     throw ConfigError("--gnn.layers {}: {} has 2 layers", config.layers, config.type);
   if (config.type == "ngcf" && config.layers < 1)
     throw ConfigError("--gnn.layers 0: ngcf needs at least one");
-  if (config.hidden == 0) config.hidden = embedding_width;
+  if (config.type == "lightgcn" && config.hidden != 0)
+    throw ConfigError("--gnn.hidden {}: lightgcn has nothing between its layers", config.hidden);
+  if (config.type != "gat" && config.heads != 1)
+    throw ConfigError("--gnn.heads {}: {} has no attention heads", config.heads, config.type);
+  const bool frontier =
+      config.mode == "frontier" || (config.mode == "auto" && config.type != "lightgcn");
+  if (config.hops > 0 && (!frontier || config.hops > config.layers)) {
+    throw ConfigError("--gnn.hops {}: {}", config.hops,
+                      frontier ? fmt::format("{} layers reach no further than {} edges",
+                                             config.layers, config.layers)
+                               : std::string("is for --gnn.mode frontier"));
+  }
+  if (config.hidden == 0 && config.type != "lightgcn") config.hidden = embedding_width;
   if (config.type == "gat" && config.hidden % config.heads != 0)
     throw ConfigError("--gnn.hidden {}: must be a multiple of --gnn.heads {}", config.hidden,
                       config.heads);

@@ -45,9 +45,9 @@ class Gnn {
   /// over. Collective.
   virtual at::Tensor forward(const LayerPlans& plans, Communicator& world, const at::Tensor& e_nD,
                              bool training) = 0;
-  /// Adds to the parameters' .grad() and sets the low-rank part of `gradient` (whose factor is the
-  /// neck's weight itself: to be used before that moves) or its dense part, over the rows given to
-  /// forward. Collective.
+  /// Sets the parameters' .grad(), which must be undefined before, and the low-rank part of
+  /// `gradient` (whose factor is the neck's weight itself: to be used before that moves) or its
+  /// dense part, over the rows given to forward. Collective.
   virtual void backward(const at::Tensor& grad_g_tr, EmbeddingGradient& gradient) = 0;
   /// Sets data-dependent initial weights; seeded ones are set at construction. Collective.
   virtual void initialize(const GraphPlan&, Communicator&, const at::Tensor& /*e_nD*/) {}

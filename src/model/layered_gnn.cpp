@@ -153,7 +153,8 @@ class GatLayer final : public Layer {
 class LayeredGnn final : public Gnn {
  public:
   LayeredGnn(const GnnConfig& config, std::int64_t width, at::ScalarType dtype, std::uint64_t seed)
-      : type_(config.type), width_(std::max(width, config.hidden)) {
+      : type_(config.type),
+        width_(std::max({width, config.hidden, config.heads * (config.rank + 1)})) {
     std::int64_t in = width;
     for (std::int64_t k = 0; k < config.layers; ++k) {
       const bool last = k + 1 == config.layers;

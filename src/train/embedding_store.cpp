@@ -76,8 +76,11 @@ void write_embeddings(Communicator& world, const std::filesystem::path& director
   if (table.exp_avg_nD.defined() && table.exp_avg_sq_nD.defined())
     columns.insert(columns.end(), {table.exp_avg_nD, table.exp_avg_sq_nD});
   const auto tensors = static_cast<std::int64_t>(columns.size());
-  if (maximum(world, width) != width || maximum(world, -width) != -width ||
-      maximum(world, tensors) != tensors || maximum(world, -tensors) != -tensors) {
+  // Every rank takes part in every exchange, whatever it finds.
+  const at::Tensor shape = at::tensor({width, -width, tensors, -tensors}, at::kLong);
+  const at::Tensor largest = shape.clone();
+  world.all_reduce(largest, ReduceOp::max, Traffic::control).wait();
+  if (!at::equal(largest, shape)) {
     throw DataError("{}: ranks hold embeddings of different width or kind", directory.string());
   }
   const std::int64_t row_bytes =
@@ -166,7 +169,7 @@ EmbeddingTable read_embeddings(const std::filesystem::path& directory, const at:
     const std::int64_t wanted = last - (ids + read);
     for (std::size_t c = 0; c < result.size(); ++c) {
       const bool present = file.contains(kNames[c]);
-      if (c > 0 && next > 0 && present != result[c].defined()) {
+      if (c > 0 && &path != &paths.front() && present != result[c].defined()) {
         throw DataError("{}: {} is in some of the embedding files and not in others", path.string(),
                         kNames[c]);
       }

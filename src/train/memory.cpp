@@ -26,12 +26,14 @@ GraphMemory predict_memory(const Recommender& model, bool moments) {
   if (model.config().gnn.type != "none")
     for (int group = 0; group < shard.cut().groups(); ++group)
       shard.plan(shard.cut().training_view(group));
+  memory.titles = model.prompts().titles().bytes();
   memory.graph = shard.bytes() + kNodeMapBytes * workspace.map->nodes();
   return memory;
 }
 
 std::string describe_memory(const GraphMemory& mine, Communicator& world) {
-  const at::Tensor sums = at::tensor({mine.embeddings, mine.moments, mine.graph}, at::kLong);
+  const at::Tensor sums =
+      at::tensor({mine.embeddings, mine.moments, mine.graph, mine.titles}, at::kLong);
   const at::Tensor most = at::full({1}, mine.total(), at::kLong);
   world.all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
   world.all_reduce(most, ReduceOp::max, Traffic::control).wait();
@@ -39,10 +41,11 @@ std::string describe_memory(const GraphMemory& mine, Communicator& world) {
     return static_cast<double>(bytes.item<std::int64_t>()) / kGiB;
   };
   return fmt::format(
-      "predicted memory: {} bytes over {} ranks (embeddings {:.3f}, moments {:.3f}, graph {:.3f} "
-      "GiB), at most {:.3f} GiB on one rank, beside the LLM",
+      "predicted memory: {} bytes over {} ranks (embeddings {:.3f}, moments {:.3f}, graph {:.3f}, "
+      "titles {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM and "
+      "activations",
       sums.sum().item<std::int64_t>(), world.size(), gib(sums[0]), gib(sums[1]), gib(sums[2]),
-      gib(most));
+      gib(sums[3]), gib(most));
 }
 
 void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler) {
@@ -57,8 +60,10 @@ void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler) {
     nodes.push_back(workspace.dataset->user_node(batch.rows[i]));
     nodes.push_back(workspace.dataset->item_node(batch.rows[i]));
   }
+  // Under a window the last group sees the most edges; folds are alike.
+  const CutRule& cut = workspace.shard->cut();
   const std::int64_t mine =
-      model.anchors().predicted_bytes(workspace.shard->cut().training_view(batch.group), nodes);
+      model.anchors().predicted_bytes(cut.training_view(cut.groups() - 1), nodes);
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);
   const auto key = static_cast<std::int64_t>(std::hash<std::string>{}(host.data()) >> 1U);

@@ -9,10 +9,10 @@
 namespace graphlora {
 
 /// Bytes of the parts that grow with users and items: E, its optimizer's moments, the graph (shard,
-/// plans of all batches, node map).
+/// plans of all batches, node map), the titles as tokens.
 struct GraphMemory {
-  std::int64_t embeddings = 0, moments = 0, graph = 0;
-  std::int64_t total() const { return embeddings + moments + graph; }
+  std::int64_t embeddings = 0, moments = 0, graph = 0, titles = 0;
+  std::int64_t total() const { return embeddings + moments + graph + titles; }
 };
 
 /// Of this rank, for training with every batch's plan; makes the plans. `moments`: whether the

@@ -58,6 +58,7 @@ nlohmann::json to_json(const ModelConfig& c) {
             {"layers", c.gnn.layers},
             {"hidden", c.gnn.hidden},
             {"heads", c.gnn.heads},
+            {"hops", c.gnn.hops},
             {"init", c.gnn.init}}},
           {"projector", {{"type", c.projector}, {"middle", c.projector_middle}}},
           {"score", c.score},
@@ -88,8 +89,10 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
     const auto& gnn = json.at("gnn");
     gnn.at("type").get_to(c.gnn.type);
     gnn.at("layers").get_to(c.gnn.layers);
-    gnn.at("hidden").get_to(c.gnn.hidden);
-    gnn.at("heads").get_to(c.gnn.heads);
+    // Checkpoints from when lightgcn was the only GNN lack these.
+    c.gnn.hidden = gnn.value("hidden", c.gnn.hidden);
+    c.gnn.heads = gnn.value("heads", c.gnn.heads);
+    c.gnn.hops = gnn.value("hops", c.gnn.hops);
     gnn.at("init").get_to(c.gnn.init);
     json.at("projector").at("type").get_to(c.projector);
     json.at("projector").at("middle").get_to(c.projector_middle);
@@ -127,6 +130,8 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
   require(within(c.gnn.layers, c.gnn.type == "none" ? -1 : 0, 64), "gnn.layers");
   require(within(c.gnn.hidden, 0, kMaxGnnHidden), "gnn.hidden");
   require(within(c.gnn.heads, 1, kMaxGnnHeads), "gnn.heads");
+  require(within(c.gnn.hops, 0, 64), "gnn.hops");
+  if (c.gnn.hops > 0) c.gnn.mode = "frontier";
   require(one_of(c.gnn.init, {"pca", "random"}), "gnn.init");
   require(one_of(c.projector, {"mlp", "none"}), "projector.type");
   require(within(c.projector_middle, 0, kMaxProjectorMiddle), "projector.middle");
@@ -201,7 +206,9 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
     if (config_.gnn.type == "gat" && workspace_.shard->hub_count() > 0) {
       throw ConfigError(
           "--gnn.type gat cannot run on a partition with hubs, since its softmax needs all of a "
-          "node's edges in one place; give --partition.hubs 0");
+          "node's edges in one place; rebuild it: graphlora partition --data {} --parts {} "
+          "--partition.hubs 0",
+          workspace_.dataset->directory().string(), workspace_.grid->size());
     }
     if (config_.projector_middle < 0 || config_.projector_middle > kMaxProjectorMiddle) {
       throw ConfigError("--projector.middle {}: must be from 0 to {}", config_.projector_middle,

@@ -125,6 +125,8 @@ StepResult Stepper::step(std::int64_t step) {
     }
   }
 
+  dataset.release_rows();
+
   // 2. GNN on the shards under the batch's cut; anchors' rows come in.
   AnchorRows anchors;
   {

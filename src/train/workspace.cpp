@@ -5,6 +5,50 @@
 #include <chrono>
 
 namespace graphlora {
+namespace {
+
+// What each part says of the others must be what they say of themselves: who sends how much to
+// whom, who owns the halo's nodes and the hubs, and how many neighbours a hub has. Collective.
+void check_agreement(Job& job, const Shard& shard, const NodeMap& map,
+                     const std::string& directory) {
+  Communicator& world = *job.world();
+  const auto counts_of = [&](const at::Tensor& offsets) {
+    std::vector<std::int64_t> counts;
+    for (int rank = 0; rank < world.size(); ++rank)
+      counts.push_back((offsets[rank + 1] - offsets[rank]).item<std::int64_t>());
+    return counts;
+  };
+  const auto arriving = world.exchange_counts(counts_of(shard.send_offsets()), Traffic::control);
+  const std::string hubs = shard.describe_hubs();
+  const std::string hubs_of_root = world.broadcast_text(hubs, 0, Traffic::control);
+  const at::Tensor neighbours = shard.own_hub_neighbours().clone();
+  const bool same_hubs = world.all_gather(hubs == hubs_of_root ? 1 : 0, Traffic::control) ==
+                         std::vector<std::int64_t>(static_cast<std::size_t>(world.size()), 1);
+  if (same_hubs) world.all_reduce(neighbours, ReduceOp::sum, Traffic::control).wait();
+  job.agree([&] {
+    const auto refuse = [&](const std::string& what) {
+      throw DataError("{}: part {}: {}; rebuild it with graphlora partition", directory,
+                      world.rank(), what);
+    };
+    if (!same_hubs) refuse("its hubs are not those of the other parts");
+    if (arriving != counts_of(shard.halo_offsets()))
+      refuse("its halo is not what the other parts send");
+    const auto owned_by = [&](const at::Tensor& nodes, const std::vector<std::int64_t>& counts) {
+      const auto* node = nodes.const_data_ptr<std::int64_t>();
+      for (std::size_t rank = 0; rank < counts.size(); ++rank)
+        for (std::int64_t i = 0; i < counts[rank]; ++i)
+          if (map.owner(*node++) != static_cast<int>(rank)) return false;
+      return true;
+    };
+    if (!owned_by(shard.halo(), arriving)) refuse("a halo node belongs to another part");
+    if (!owned_by(shard.hubs(), counts_of(shard.hub_offsets())))
+      refuse("a hub belongs to another part");
+    if (!at::equal(neighbours, shard.hub_degree().to(at::kLong)))
+      refuse("its hubs' numbers of neighbours are not what the parts hold");
+  });
+}
+
+}  // namespace
 
 Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfig config,
                      Reuse reuse, int tensor_parallel)
@@ -48,16 +92,8 @@ Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfi
                       dataset->directory().string());
     }
   });
+  check_agreement(job, *shard, *map, partition_directory(*dataset, grid->size()).string());
   lap("shard");
-}
-
-at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {
-  Communicator& world = workspace.world();
-  const at::Tensor ids = world.all_gather_varying(workspace.shard->owned(), Traffic::control).first;
-  const at::Tensor rows = world.all_gather_varying(rows_nC.contiguous(), Traffic::control).first;
-  at::Tensor result = at::empty_like(rows);
-  result.index_copy_(0, ids, rows);
-  return result;
 }
 
 }  // namespace graphlora

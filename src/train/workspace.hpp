@@ -18,8 +18,9 @@ namespace graphlora {
 
 struct Workspace {
   /// Opens DATA and its partition for the world's size; rank 0 builds it where there is none that
-  /// can be reused. Rank 0 checks all of the dataset, once; then every rank maps it by its shapes
-  /// and touches only what it uses. Errors are agreed. Collective.
+  /// can be reused, and the parts are compared with one another. Rank 0 checks all of the dataset,
+  /// once; then every rank maps it by its shapes and touches only what it uses. Errors are agreed.
+  /// Collective.
   Workspace(Job& job, const std::filesystem::path& data, PartitionConfig partition,
             Reuse reuse = Reuse::same_cut, int tensor_parallel = 1);
 
@@ -33,9 +34,5 @@ struct Workspace {
   std::vector<std::pair<std::string, double>> seconds;
   Communicator& world() const { return grid->world(); }
 };
-
-/// All nodes' rows [N, …] of a tensor of owned rows [n, …], in node order, on every rank.
-/// Collective.
-at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC);
 
 }  // namespace graphlora

@@ -348,6 +348,7 @@ TEST_F(ShardHostileTest, ChangedHubsAreRefused) {
          col[0] = col[0] == 0 ? 1 : 0;
        }},
       {"hub degree too small", set("hub_degree", 0, std::int32_t{-1})},
+      {"hub degree too large", [](Tensors& t) { t["hub_degree"].fill_(2147483647); }},
       {"no hubs at all",
        [](Tensors& t) {
          for (const char* name : {"hubs", "hub_row_offsets", "hub_col", "hub_degree"})

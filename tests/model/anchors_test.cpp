@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "model/dense_gnn.hpp"
 #include "support/dense_graph.hpp"
 #include "support/tiny_world.hpp"
 
@@ -42,7 +43,9 @@ struct Case {
   const char* name;
   const char* split;
   const char* cut;
-  bool gnn, projector;
+  std::string gnn;
+  bool projector;
+  std::string mode = "full";
 };
 
 class AnchorStageTest : public ::testing::TestWithParam<Case> {};
@@ -57,9 +60,9 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   const Dataset& dataset = *workspace.dataset;
   const CutView view = workspace.shard->cut().training_view(1);
   const EmbeddingTable table = tiny_embeddings(workspace, kWidth, at::kDouble);
-  const auto gnn = make_gnn(
-      {.type = c.gnn ? "lightgcn" : "none", .layers = kLayers, .rank = kRank, .init = "random"},
-      kWidth, at::kDouble, 1);
+  const GnnConfig config{
+      .type = c.gnn, .layers = kLayers, .rank = kRank, .init = "random", .mode = c.mode};
+  const auto gnn = make_gnn(config, kWidth, at::kDouble, 1);
   std::unique_ptr<Projector> projector;
   if (c.projector)
     projector = std::make_unique<Projector>(kWidth, kMiddle, kHidden, at::kDouble, 1);
@@ -73,15 +76,13 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   for (const Parameter& p : parameters) leaves.push_back(leaf_of(p.value));
   at::Tensor z_Nr;
   if (gnn) {
-    const at::Tensor s_NN = dense_symmetric(dataset, workspace.shard->cut(), view);
-    at::Tensor layer = e_ND, sum = e_ND;
-    for (std::int64_t k = 0; k < kLayers; ++k) sum = sum + (layer = at::mm(s_NN, layer));
-    const std::size_t neck = projector ? 4 : 0;
-    const at::Tensor g_Nr = at::linear(sum / (kLayers + 1), leaves[neck], leaves[neck + 1]);
-    const at::Tensor connected_N1 = s_NN.sum(1, true).gt(0).to(at::kDouble);
-    EXPECT_EQ(connected_N1[0].item<double>(), 0) << "the test needs a node without edges";
-    z_Nr = 0.1 * connected_N1 * g_Nr /
-           at::linalg_vector_norm(g_Nr, 2, at::IntArrayRef{1}, true).clamp_min(1e-12);
+    const at::Tensor a_NN = dense_adjacency(dataset, workspace.shard->cut(), view);
+    Weights weights;
+    const std::size_t first = projector ? 4 : 0;
+    for (std::size_t i = 0; i < gnn->parameters().size(); ++i)
+      weights[gnn->parameters()[i].name] = leaves[first + i];
+    EXPECT_EQ(a_NN.sum(1)[0].item<double>(), 0) << "the test needs a node without edges";
+    z_Nr = dense_z(dense_gnn(resolved(config, kWidth), a_NN, e_ND, weights), a_NN);
   }
   at::Tensor loss = at::zeros({}, at::kDouble), own_AH, own_Ar;
   for (int rank = 0; rank < world().size(); ++rank) {
@@ -105,11 +106,12 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   torch::autograd::backward({loss}, {});
 
   AnchorStage stage(*workspace.grid, *workspace.map, *workspace.shard, table, gnn.get(),
-                    projector.get());
+                    projector.get(), config);
+  EXPECT_EQ(stage.frontier(), gnn != nullptr && c.mode == "frontier");
   const Anchors anchors(world().rank(), world().size(), dataset.nodes());
   const AnchorRows rows = stage.forward(view, anchors.nodes, anchors.unknown);
   EXPECT_EQ(rows.embedding_MH.defined(), c.projector);
-  EXPECT_EQ(rows.z_Mr.defined(), c.gnn);
+  EXPECT_EQ(rows.z_Mr.defined(), gnn != nullptr);
   if (projector) {
     EXPECT_LT(relative_difference(rows.embedding_MH.detach(), own_AH.detach()), 1e-12);
     at::Tensor(rows.embedding_MH).mutable_grad() = anchors.weight_AH.clone();
@@ -134,14 +136,21 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Parts, AnchorStageTest,
-                         ::testing::Values(Case{"fold", "user-time", "fold", true, true},
-                                           Case{"window", "time", "window", true, true},
-                                           Case{"uncut", "time", "none", true, true},
-                                           Case{"without_projector", "user-time", "fold", true,
-                                                false},
-                                           Case{"without_gnn", "user-time", "fold", false, true}),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Parts, AnchorStageTest,
+    ::testing::Values(Case{"fold", "user-time", "fold", "lightgcn", true},
+                      Case{"window", "time", "window", "lightgcn", true},
+                      Case{"uncut", "time", "none", "lightgcn", true},
+                      Case{"without_projector", "user-time", "fold", "lightgcn", false},
+                      Case{"without_gnn", "user-time", "fold", "none", true},
+                      Case{"frontier", "user-time", "fold", "lightgcn", true, "frontier"},
+                      Case{"gcn", "user-time", "fold", "gcn", true},
+                      Case{"gcn_frontier", "time", "window", "gcn", true, "frontier"},
+                      Case{"ngcf_frontier", "user-time", "fold", "ngcf", true, "frontier"},
+                      Case{"graphsage_frontier", "time", "none", "graphsage", true, "frontier"},
+                      Case{"gat", "user-time", "fold", "gat", true},
+                      Case{"gat_frontier", "user-time", "fold", "gat", true, "frontier"}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace graphlora::test

@@ -96,6 +96,12 @@ TEST(Gnn, ImpossibleShapesAreRefused) {
   EXPECT_THROW(resolved({.type = "gcn", .layers = 3}, 8), ConfigError);
   EXPECT_THROW(resolved({.type = "ngcf", .layers = 0}, 8), ConfigError);
   EXPECT_THROW(resolved({.type = "gat", .hidden = 9, .heads = 2}, 8), ConfigError);
+  EXPECT_THROW(resolved({.type = "gcn", .heads = 2}, 8), ConfigError);
+  EXPECT_THROW(resolved({.type = "lightgcn", .hidden = 8}, 8), ConfigError);
+  EXPECT_THROW(resolved({.type = "lightgcn", .hops = 1}, 8), ConfigError);
+  EXPECT_THROW(resolved({.type = "gat", .mode = "full", .hops = 1}, 8), ConfigError);
+  EXPECT_THROW(resolved({.type = "gat", .hops = 3}, 8), ConfigError);
+  EXPECT_EQ(resolved({.type = "gat", .hops = 1}, 8).hops, 1);
   EXPECT_EQ(resolved({.type = "ngcf"}, 8).layers, 3);
   EXPECT_EQ(resolved({.type = "graphsage"}, 8).layers, 2);
   EXPECT_EQ(resolved({.type = "gat"}, 8).hidden, 8);

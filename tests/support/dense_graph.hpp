@@ -11,8 +11,8 @@
 
 namespace graphlora::test {
 
-/// S = D^-1/2·A·D^-1/2 of the graph that a view leaves, dense, from the dataset itself.
-inline at::Tensor dense_symmetric(const Dataset& dataset, const CutRule& cut, const CutView& view) {
+/// A of the graph that a view leaves, dense, from the dataset itself.
+inline at::Tensor dense_adjacency(const Dataset& dataset, const CutRule& cut, const CutView& view) {
   at::Tensor a_NN = at::zeros({dataset.nodes(), dataset.nodes()}, at::kDouble);
   for (const std::int64_t row : dataset.rows_of(Split::train)) {
     if (dataset.label()[row] == 0) continue;
@@ -21,6 +21,12 @@ inline at::Tensor dense_symmetric(const Dataset& dataset, const CutRule& cut, co
     a_NN[dataset.user_node(row)][dataset.item_node(row)] = 1;
     a_NN[dataset.item_node(row)][dataset.user_node(row)] = 1;
   }
+  return a_NN;
+}
+
+/// S = D^-1/2·A·D^-1/2 of it.
+inline at::Tensor dense_symmetric(const Dataset& dataset, const CutRule& cut, const CutView& view) {
+  const at::Tensor a_NN = dense_adjacency(dataset, cut, view);
   const at::Tensor degree_N = a_NN.sum(1);
   const at::Tensor factor_N = at::where(degree_N > 0, degree_N.rsqrt(), at::zeros_like(degree_N));
   return factor_N.unsqueeze(1) * a_NN * factor_N;

@@ -118,6 +118,17 @@ inline ModelConfig tiny_model_config() {
   return config;
 }
 
+/// All nodes' rows [N, …] of a tensor of owned rows [n, …], in node order, on every rank.
+/// Collective.
+inline at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {
+  Communicator& world = workspace.world();
+  const at::Tensor ids = world.all_gather_varying(workspace.shard->owned(), Traffic::control).first;
+  const at::Tensor rows = world.all_gather_varying(rows_nC.contiguous(), Traffic::control).first;
+  at::Tensor result = at::empty_like(rows);
+  result.index_copy_(0, ids, rows);
+  return result;
+}
+
 /// Largest |a − b| over the largest |b|.
 inline double relative_difference(const at::Tensor& a, const at::Tensor& b) {
   if (a.numel() == 0) return b.numel() == 0 ? 0 : 1;
