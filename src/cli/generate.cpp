@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 #include <limits>
 
@@ -10,12 +11,16 @@
 #include "cli/common_options.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/log.hpp"
 #include "core/progress.hpp"
 
 namespace graphlora {
 namespace {
 
 constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+constexpr double kFewInside = 0.6;
+// By which --as csv knows its own directories: people have files called ratings.csv, too.
+constexpr const char* kRawMarker = "generated.json";
 
 struct GenerateOptions {
   GenerateConfig config;
@@ -28,15 +33,17 @@ struct GenerateOptions {
     OptionTable table(
         "generate", "Writes a planted dataset of any size, with titles of real words",
         "For tests and measurements at scale where no real data can be had. Users and items form "
-        "communities; 70 % of a user's interactions stay within its community, the others follow "
-        "the items' popularity (Zipf's law, exponent 1). The number of a user's interactions is "
+        "communities; 70 % of a user's interactions stay within its community, as long as that has "
+        "items left that the user lacks, the others follow the items' popularity (Zipf's law, "
+        "exponent 1). The number of a user's interactions is "
         "log-normal, with median 12 where there are 20 a user on average. Times span five years, "
         "more users join as time goes on. A rating above 3 is liked; whether it is depends on "
         "community, item and user, and chance: dataset.json says which AUC the best possible "
         "scores reach on the test rows (generated.best_auc, about 0.83). Half of a title's words "
         "are from its community's own vocabulary.\n\n"
         "The same options give the same bytes at any number of threads. Items that nobody drew "
-        "are left out. --as csv writes ratings.csv and items.csv instead, which prepare reads.");
+        "are left out. --as csv writes ratings.csv and items.csv instead, which prepare reads, and "
+        "generated.json with these options.");
     table
         .example(
             "graphlora generate --users 1000000 --items 100000 --interactions 20000000 "
@@ -63,8 +70,9 @@ struct GenerateOptions {
              in_range(config.communities, 1, kMost));
     table
         .add_required("Output", "output", &output,
-                      "DIR: where the data go; an older dataset is replaced as a whole")
-        .add("Output", "as", &as, "dataset, or csv: ratings.csv and items.csv",
+                      "DIR: where the data go; older ones that this command wrote the same way are "
+                      "replaced as a whole")
+        .add("Output", "as", &as, "dataset, or csv: ratings.csv, items.csv and generated.json",
              one_of(as, {"dataset", "csv"}))
         .add("Output", "split", &prepare.split.rule,
              "time: the last 10 % of all rows are test, 10 % before them valid; user-time: of each "
@@ -76,10 +84,11 @@ struct GenerateOptions {
   }
 };
 
-/// ratings.csv (user,item,rating,timestamp) and items.csv (item,title).
-void write_csv(const std::string& directory, const RawRatings& raw) {
+/// ratings.csv (user,item,rating,timestamp), items.csv (item,title) and what they are.
+void write_csv(const std::string& directory, const RawRatings& raw,
+               const nlohmann::json& description) {
   constexpr std::size_t kBuffer = 1 << 20;
-  AtomicDirectory out(directory, "ratings.csv");
+  AtomicDirectory out(directory, kRawMarker);
   fmt::memory_buffer text;
   const auto append = [&](auto... parts) { (text.append(std::string_view(parts)), ...); };
   {
@@ -110,6 +119,7 @@ void write_csv(const std::string& directory, const RawRatings& raw) {
   ratings.write({text.data(), text.size()});
   bar.update(raw.rows());
   ratings.commit();
+  write_json(out.path() / kRawMarker, description);
   out.commit();
 }
 
@@ -127,17 +137,40 @@ void print_summary(const std::string& output, const nlohmann::json& description)
   fmt::print("best reachable AUC on test: {}\n", description["generated"]["best_auc"].dump());
 }
 
+void print_summary(const std::string& output, const RawRatings& raw) {
+  const auto liked =
+      std::count_if(raw.rating.begin(), raw.rating.end(), [](float rating) { return rating > 3; });
+  fmt::print("{}: {} users, {} items, {} rows, {:.1f} % liked; ratings.csv, items.csv\n", output,
+             raw.users.size(), raw.items.size(), raw.rows(),
+             100.0 * static_cast<double>(liked) / static_cast<double>(raw.rows()));
+}
+
+void warn(const GenerateConfig& config, const nlohmann::json& generated) {
+  const auto inside = generated.at("inside").get<double>();
+  if (inside < kFewInside)
+    log::warn(
+        "only {:.1f} % of the rows are within communities, not 70 %: a community has {} items, a "
+        "user {} rows on average; choose more --items or fewer --communities",
+        100 * inside, config.items / config.communities, config.interactions / config.users);
+}
+
 void generate(GenerateOptions& options) {
   // Finds an output that can't be written before the work.
   {
     const AtomicDirectory writable(options.output,
-                                   options.as == "csv" ? "ratings.csv" : "dataset.json");
+                                   options.as == "csv" ? kRawMarker : "dataset.json");
   }
   options.prepare.progress = true;
+  options.prepare.advice = {.none_liked = "choose more --interactions or another --seed",
+                            .none_to_train = "choose more --interactions or --split user-time"};
   options.config.seed = options.prepare.seed = options.common.seed;
   const PlantedData data(options.config);
   if (options.as == "csv") {
-    write_csv(options.output, data.ratings());
+    const RawRatings raw = data.ratings();
+    const nlohmann::json description = data.describe(raw.user, raw.item);
+    write_csv(options.output, raw, description);
+    print_summary(options.output, raw);
+    warn(options.config, description);
     return;
   }
   const nlohmann::json description =
@@ -147,6 +180,7 @@ void generate(GenerateOptions& options) {
     fmt::print("{}\n", description.dump(2));
   else
     print_summary(options.output, description);
+  warn(options.config, description.at("generated"));
 }
 
 }  // namespace

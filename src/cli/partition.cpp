@@ -75,15 +75,18 @@ std::string report_text(const nlohmann::json& report, const std::string& directo
   fmt::format_to(out, "{}: {} nodes, {} edges, cut {} ({} groups), seed {}\n\n", directory, nodes,
                  edges, options.at("cut").get<std::string>(),
                  report.at("cut").at("groups").get<int>(), report.at("seed").get<std::int64_t>());
-  // Columns: this division, the same without hubs where it has some, random.
+  // Columns: this division, the same without hubs where it has some, random (unless that is this
+  // one).
   const auto& hubs = report.at("hubs");
   const auto& plain = report.at("without_hubs");
+  const bool is_random = options.at("method") == "random";
   const auto exchange = hubs.at("exchange_rows").get<std::int64_t>();
   const auto row = [&](const char* name, const std::string& value, const std::string& plain_value,
                        const std::string& random_value) {
     fmt::format_to(out, "{:<32}{:>16}", name, value);
     if (!plain.is_null()) fmt::format_to(out, "{:>16}", plain_value);
-    fmt::format_to(out, "{:>16}\n", random_value);
+    if (!is_random || !plain.is_null()) fmt::format_to(out, "{:>16}", random_value);
+    text += '\n';
   };
   const auto halo_plain = plain.is_null() ? halo : list(plain, "halo_rows");
   const auto counts = [&](const char* name, const auto& of) {
@@ -103,7 +106,8 @@ std::string report_text(const nlohmann::json& report, const std::string& directo
     const auto parts = static_cast<double>(values.size());
     return fmt::format("{:.3f}", all > 0 ? static_cast<double>(most(values)) * parts / all : 1.0);
   };
-  row("", options.at("method").get<std::string>(), "without hubs", "random");
+  row("", is_random ? "this one" : options.at("method").get<std::string>(), "without hubs",
+      "random");
   row("hubs", hubs.at("count").dump(), "0", "0");
   row("edges cut", share(report, "edge_cut"), plain.is_null() ? "" : share(plain, "edge_cut"),
       share(report, "edge_cut_random"));
@@ -168,7 +172,13 @@ OptionTable describe_partition() { return table_of<PartitionOptions>(); }
 
 int run_partition(Job& job, const std::vector<std::string>& arguments) {
   PartitionOptions options;
-  job.agree([&] { options.table().parse(arguments); });
+  job.agree([&] {
+    OptionTable table = options.table();
+    table.parse(arguments);
+    if (options.config.method == "random" && table.given("partition.max-degree"))
+      throw ConfigError(
+          "--partition.max-degree: is for METIS, it has no effect with --partition.method random");
+  });
   apply_common_options(options.common, *job.world());
   options.config.seed = options.common.seed;
   job.agree([&] {

@@ -219,7 +219,8 @@ void warn(const nlohmann::json& description, const Dataset& dataset, const Share
   if (const std::int64_t n = count("missing_titles"))
     log::warn("{} of {} items have no title; prompts show their ids", n, dataset.items());
   if (const std::int64_t n = count("missing_negatives"))
-    log::warn("{} negatives could not be drawn: no other item existed at that time", n);
+    log::warn("{} negatives could not be drawn: the user had every item that existed at that time",
+              n);
   for (const Split split : {Split::train, Split::valid, Split::test}) {
     const std::int64_t rows = shares.split[static_cast<int>(split)].rows;
     const auto liked = description["liked"][to_string(split)].get<std::int64_t>();
@@ -240,6 +241,21 @@ void warn(const nlohmann::json& description, const Dataset& dataset, const Share
         anchor_share_warning(total(groups), shares.split[static_cast<int>(Split::test)], cut);
     if (!text.empty()) log::warn("{}", text);
   }
+}
+
+/// Throws where an option was given that would have no effect.
+void check_given(const OptionTable& table, const PrepareOptions& options) {
+  const auto only_for = [&](const char* format, std::initializer_list<const char*> names) {
+    if (options.format == format) return;
+    for (const char* name : names)
+      if (table.given(name))
+        throw ConfigError("--{}: is for --format {} only, not {}", name, format, options.format);
+  };
+  only_for("csv", {"csv.user", "csv.item", "csv.time", "csv.rating", "csv.label", "csv.title",
+                   "csv.titles", "csv.separator", "csv.header"});
+  only_for("amazon", {"amazon.reviews", "amazon.metadata"});
+  if (table.given("activity-rule") && !table.given("min-activity"))
+    throw ConfigError("--activity-rule: has no effect without --min-activity");
 }
 
 /// Finds an output that can't be written, or would cost the input, before the long reading.
@@ -295,6 +311,7 @@ int run_prepare(Job& job, const std::vector<std::string>& arguments) {
   job.agree([&] {
     OptionTable table = options.table();
     table.parse(arguments);
+    check_given(table, options);
     if (!table.given("label-above"))
       options.config.label_above = find_format(options.format).label_above;
   });

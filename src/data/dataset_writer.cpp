@@ -234,9 +234,9 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
                  [&](float r) -> std::uint8_t { return r > above; });
   if (std::find(label.begin(), label.end(), 1) == label.end()) {
     if (raw.kind == RatingKind::rating)
-      throw DataError(
-          "{}: no row is liked: no rating is above {} (the highest is {}); lower --label-above",
-          where, above, *std::max_element(rows.rating.begin(), rows.rating.end()));
+      throw DataError("{}: no row is liked: no rating is above {} (the highest is {}); {}", where,
+                      above, *std::max_element(rows.rating.begin(), rows.rating.end()),
+                      config.advice.none_liked);
     throw DataError("{}: no row is liked: every label is 0", where);
   }
 
@@ -249,9 +249,8 @@ nlohmann::json write_dataset(const fs::path& directory, RawRatings raw, const Pr
   }
   if (split_rows_count[0] == 0)
     throw DataError(
-        "{}: no row is left to train on (valid {}, test {}; equal times are never divided): use "
-        "--split user-time, smaller --split.valid and --split.test, or later boundaries",
-        where, split_rows_count[1], split_rows_count[2]);
+        "{}: no row is left to train on (valid {}, test {}; equal times are never divided): {}",
+        where, split_rows_count[1], split_rows_count[2], config.advice.none_to_train);
 
   nlohmann::json more;
   if (describe) more = describe({rows.user, rows.item, label, split});

@@ -5,12 +5,20 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string>
 
 #include "data/activity.hpp"
 #include "data/raw_ratings.hpp"
 #include "data/split.hpp"
 
 namespace graphlora {
+
+/// What the errors of write_dataset advise: each command has options of its own.
+struct DatasetAdvice {
+  std::string none_liked = "lower --label-above";
+  std::string none_to_train =
+      "use --split user-time, smaller --split.valid and --split.test, or later boundaries";
+};
 
 struct PrepareConfig {
   SplitConfig split = {};
@@ -19,6 +27,7 @@ struct PrepareConfig {
   std::int64_t seed = 1;
   bool progress = false;
   ActivityConfig activity = {};  ///< who stays; counted without duplicates, before negatives
+  DatasetAdvice advice = {};
 };
 
 /// The rows as they are written, by time; users and items by their number in RawRatings.

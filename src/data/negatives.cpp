@@ -1,8 +1,10 @@
 #include "data/negatives.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/rng.hpp"
 
@@ -79,6 +81,27 @@ class TakenItems {
   std::vector<std::int32_t> slots_;
 };
 
+/// The users of each item.
+class ItemUsers {
+ public:
+  ItemUsers(std::span<const std::int32_t> user, std::span<const std::int32_t> item,
+            std::int32_t items)
+      : begin_(static_cast<std::size_t>(items) + 1, 0), user_(user.size()) {
+    for (const std::int32_t i : item) ++begin_[i + 1];
+    std::partial_sum(begin_.begin(), begin_.end(), begin_.begin());
+    std::vector<std::int64_t> next(begin_.begin(), begin_.end() - 1);
+    for (std::size_t row = 0; row < user.size(); ++row) user_[next[item[row]]++] = user[row];
+  }
+
+  std::span<const std::int32_t> operator[](std::int32_t item) const {
+    return std::span(user_).subspan(begin_[item], begin_[item + 1] - begin_[item]);
+  }
+
+ private:
+  std::vector<std::int64_t> begin_;
+  std::vector<std::int32_t> user_;
+};
+
 }  // namespace
 
 std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
@@ -91,6 +114,9 @@ std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
   for (std::int64_t& n : count) n = std::min<std::int64_t>(n, items);
   TakenItems taken(count);
   for (std::size_t row = 0; row < user.size(); ++row) taken.insert(user[row], item[row]);
+  const ItemUsers takers(user, item, items);
+  std::vector<std::int32_t> existing_taken(users, 0);  // of the items that exist so far
+  std::int32_t existing = 0;
   WeightedItems popular(items);
   std::vector<std::int64_t> clicks(items, 0);
   SplitMix64 random(hash_name(seed, "negatives"));
@@ -99,6 +125,11 @@ std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
   std::vector<double> share;
 
   const auto draw = [&](std::int32_t u) -> std::int32_t {
+    if (existing_taken[u] == existing) {
+      // The draws that would be in vain, so that those of other users don't depend on this.
+      for (int attempt = 0; attempt < kTries; ++attempt) random.uniform();
+      return -1;
+    }
     for (int attempt = 0; attempt < kTries; ++attempt) {
       const std::int32_t i = popular.at(random.uniform() * popular.total());
       if (popular.weight(i) > 0 && !taken.contains(u, i)) return i;
@@ -117,13 +148,20 @@ std::vector<Negative> draw_negatives(std::span<const std::int32_t> user,
   };
 
   for (std::size_t begin = 0, end = 0; begin < user.size(); begin = end) {
-    for (end = begin; end < user.size() && time[end] == time[begin]; ++end)
-      popular.set(item[end], std::pow(static_cast<double>(++clicks[item[end]]), 0.75));
+    for (end = begin; end < user.size() && time[end] == time[begin]; ++end) {
+      const std::int32_t i = item[end];
+      if (++clicks[i] == 1) {
+        ++existing;
+        for (const std::int32_t u : takers[i]) ++existing_taken[u];
+      }
+      popular.set(i, std::pow(static_cast<double>(clicks[i]), 0.75));
+    }
     for (std::size_t row = begin; row < end; ++row) {
       for (std::int64_t n = 0; n < k; ++n) {
         const std::int32_t drawn = draw(user[row]);
         if (drawn < 0) break;
         taken.insert(user[row], drawn);
+        ++existing_taken[user[row]];
         out.push_back({static_cast<std::uint32_t>(row), drawn});
       }
     }

@@ -62,6 +62,12 @@ void RawRatings::add(std::string_view user_id, std::string_view item_id, float v
   time.push_back(when);
 }
 
+bool RawRatings::lacks_title(std::string_view item_id) const {
+  const std::int32_t number = items.find(item_id);
+  return number >= 0 &&
+         (static_cast<std::size_t>(number) >= titles.size() || titles[number].empty());
+}
+
 void RawRatings::set_title(std::string_view item_id, std::string title) {
   const std::int32_t number = items.find(item_id);
   if (number < 0) return;

@@ -66,6 +66,8 @@ struct RawRatings {
   std::int64_t rows() const { return static_cast<std::int64_t>(user.size()); }
   /// Appends a row, unless it is of other years.
   void add(std::string_view user_id, std::string_view item_id, float value, std::int64_t when);
+  /// Whether the item is known and has no title yet: whether it is worth cleaning one.
+  bool lacks_title(std::string_view item_id) const;
   /// Gives a known item its title, unless it has one; other ids are passed over.
   void set_title(std::string_view item_id, std::string title);
 };

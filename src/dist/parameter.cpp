@@ -11,7 +11,7 @@ struct Row {
   bool sliced;
 };
 
-// The table of design section 3: one row per Placement, in the order of the enum.
+// One row per Placement, in the order of the enum.
 constexpr std::array<Row, 7> kTable{{
     {Placement::lora_a_column, Axis::data, false},
     {Placement::lora_b_column, Axis::data, true},

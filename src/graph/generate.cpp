@@ -233,6 +233,7 @@ RawRatings PlantedData::ratings(bool progress) const {
   const PopularItems all(std::move(everything));
 
   RawRatings raw;
+  raw.input = "the generated data";
   raw.user.resize(config_.interactions);
   raw.item.resize(config_.interactions);
   raw.rating.resize(config_.interactions);
@@ -251,11 +252,19 @@ RawRatings PlantedData::ratings(bool progress) const {
       }
       return items.first_free(random(), taken);
     };
+    std::size_t taken_near = 0;
+    const auto draw_near = [&]() -> std::int32_t {
+      if (taken_near < near.size()) return draw(near);
+      // What would be drawn in vain, so that later draws are what they would be after it.
+      for (int attempt = 0; attempt <= kTries; ++attempt) random();
+      return -1;
+    };
     const double x = random.uniform(), joined = kSeconds * x * x;
     for (std::int64_t row = row_offsets_[user]; row < row_offsets_[user + 1]; ++row) {
-      std::int32_t item = random.uniform() < kInside ? draw(near) : -1;
+      std::int32_t item = random.uniform() < kInside ? draw_near() : -1;
       if (item < 0) item = draw(all);
       last_user[item] = user;
+      taken_near += item_community_[item] == user_community_[user];
       const double like = 1 / (1 + std::exp(-static_cast<double>(logit(user, item))));
       const bool liked = random.uniform() < like;
       // The better the match, the higher the rating within liked and not liked ones, too.
@@ -290,20 +299,25 @@ RawRatings PlantedData::ratings(bool progress) const {
 
 nlohmann::json PlantedData::describe(const PreparedRows& rows) const {
   std::vector<std::pair<float, std::uint8_t>> test;
+  for (std::size_t row = 0; row < rows.user.size(); ++row)
+    if (rows.split[row] == Split::test)
+      test.emplace_back(logit(rows.user[row], rows.item[row]), rows.label[row]);
+  nlohmann::json generated = describe(rows.user, rows.item);
+  generated["best_auc"] = auc(std::move(test));
+  return {{"generated", generated}};
+}
+
+nlohmann::json PlantedData::describe(std::span<const std::int32_t> user,
+                                     std::span<const std::int32_t> item) const {
   std::int64_t inside = 0;
-  for (std::size_t row = 0; row < rows.user.size(); ++row) {
-    const std::int32_t user = rows.user[row], item = rows.item[row];
-    inside += user_community_[user] == item_community_[item];
-    if (rows.split[row] == Split::test) test.emplace_back(logit(user, item), rows.label[row]);
-  }
-  return {{"generated",
-           {{"users", config_.users},
-            {"items", config_.items},
-            {"interactions", config_.interactions},
-            {"communities", config_.communities},
-            {"seed", config_.seed},
-            {"inside", static_cast<double>(inside) / static_cast<double>(rows.user.size())},
-            {"best_auc", auc(std::move(test))}}}};
+  for (std::size_t row = 0; row < user.size(); ++row)
+    inside += user_community_[user[row]] == item_community_[item[row]];
+  return {{"users", config_.users},
+          {"items", config_.items},
+          {"interactions", config_.interactions},
+          {"communities", config_.communities},
+          {"seed", config_.seed},
+          {"inside", static_cast<double>(inside) / static_cast<double>(user.size())}};
 }
 
 }  // namespace graphlora

@@ -23,7 +23,8 @@ struct GenerateConfig {
 ///   most popular, with weight 1/(i+1) (Zipf);
 /// - a user has max(1, c·w) interactions, w log-normal with median 12 and σ = 1, c such that there
 ///   are K in all; its items are distinct, each drawn with probability 0.7 from its own community
-///   and else from all items, by weight (uniformly once the popular ones are taken);
+///   (as long as that has items left) and else from all items, by weight (uniformly once the
+///   popular ones are taken);
 /// - a user joins at T·x², x uniform over the T seconds, and its interactions are spread evenly
 ///   over the time that is left;
 /// - (user, item) is liked with probability σ(z), z = 2.6·([same community] − 0.7) + quality of the
@@ -48,6 +49,9 @@ class PlantedData {
   /// {"generated": {…}} for dataset.json: the configuration, the share of rows within communities,
   /// and best_auc: the AUC of `logit` over the test rows (null where it is undefined).
   nlohmann::json describe(const PreparedRows& rows) const;
+  /// The same of any rows, without best_auc and not as "generated".
+  nlohmann::json describe(std::span<const std::int32_t> user,
+                          std::span<const std::int32_t> item) const;
 
  private:
   void draw_activity();

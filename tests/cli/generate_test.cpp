@@ -40,6 +40,60 @@ TEST(GenerateCommand, RawFilesPreparedAreTheDataset) {
   }
 }
 
+TEST(GenerateCommand, RawFilesReplaceOnlyTheirLike) {
+  const TemporaryDirectory folder;
+  // MovieLens's ratings are of that name, too.
+  const std::filesystem::path own = folder.path() / "ml";
+  std::filesystem::create_directory(own);
+  write_file(own / "ratings.csv", "userId,movieId,rating,timestamp\n1,1,5,1\n");
+  const ProcessResult refused = generate(own, {"--as", "csv"});
+  EXPECT_EQ(refused.code, 2);
+  ASSERT_EQ(error_lines(refused.err).size(), 1u) << refused.err;
+  EXPECT_NE(refused.err.find("there is no generated.json"), std::string::npos) << refused.err;
+  EXPECT_EQ(refused.out, "");
+  EXPECT_EQ(read_file(own / "ratings.csv"), "userId,movieId,rating,timestamp\n1,1,5,1\n");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(own), {}), 1);
+
+  const std::string raw = folder / "raw";
+  for (const char* seed : {"3", "4"}) {
+    const ProcessResult result = generate(raw, {"--as", "csv", "--seed", seed});
+    ASSERT_EQ(result.code, 0) << result.err;
+    EXPECT_NE(result.out.find("300 users, 120 items, 6000 rows"), std::string::npos) << result.out;
+    const nlohmann::json about = read_json(raw + "/generated.json");
+    EXPECT_EQ(about.at("seed"), std::stoi(seed));
+    EXPECT_EQ(about.at("interactions"), 6000);
+    EXPECT_EQ(about.at("inside"), 1);  // a single community
+  }
+}
+
+TEST(GenerateCommand, WarnsOfCommunitiesThatAreTooSmall) {
+  const TemporaryDirectory folder;
+  for (const char* as : {"csv", "dataset"}) {
+    const std::string output = folder / as;
+    // 2 items a community for 20 rows a user.
+    const ProcessResult small = generate(output, {"--communities", "60", "--as", as});
+    EXPECT_EQ(small.code, 0) << small.err;
+    EXPECT_NE(small.err.find("a community has 2 items, a user 20 rows"), std::string::npos)
+        << small.err;
+    const ProcessResult usual = generate(output, {"--communities", "2", "--as", as});
+    EXPECT_EQ(usual.code, 0) << usual.err;
+    EXPECT_EQ(usual.err.find("within communities"), std::string::npos) << usual.err;
+  }
+}
+
+TEST(GenerateCommand, AdvisesOptionsThatItHas) {
+  const TemporaryDirectory folder;
+  // Its one row is not liked.
+  const ProcessResult result =
+      run_process({GRAPHLORA_BINARY, "generate", "--users", "1", "--items", "1", "--interactions",
+                   "1", "--seed", "4", "--output", folder / "tiny"});
+  EXPECT_EQ(result.code, 3);
+  ASSERT_EQ(error_lines(result.err).size(), 1u) << result.err;
+  EXPECT_NE(result.err.find("choose more --interactions or another --seed"), std::string::npos)
+      << result.err;
+  EXPECT_EQ(result.err.find("--label-above"), std::string::npos) << result.err;
+}
+
 TEST(GenerateCommand, SaysWhatIsWrongBeforeTheWork) {
   const TemporaryDirectory folder;
   folder.write("file", "x");

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <iterator>
 #include <sstream>
 
 #include "cli/commands.hpp"
@@ -71,6 +72,42 @@ TEST(Usage, OverviewNamesEveryCommand) {
       EXPECT_NE(result.out.find(command.describe().summary()), std::string::npos);
     }
   }
+}
+
+TEST(Usage, OptionsWithoutEffectAreRefused) {
+  const std::vector<std::string> prepare{"prepare", "--input", "x", "--output", "y", "--format"};
+  expect_usage_error(with(prepare, {"movielens-1m", "--csv.titles", "t.csv"}),
+                     {"--csv.titles: is for --format csv only, not movielens-1m"});
+  expect_usage_error(with(prepare, {"movielens-csv", "--csv.header", "false"}), {"--csv.header"});
+  expect_usage_error(with(prepare, {"csv", "--amazon.metadata", "none"}), {"--amazon.metadata"});
+  expect_usage_error(with(prepare, {"csv", "--activity-rule", "k-core"}), {"--min-activity"});
+  expect_usage_error({"partition", "--data", "x", "--parts", "2", "--partition.method", "random",
+                      "--partition.max-degree", "9"},
+                     {"--partition.max-degree", "no effect"});
+}
+
+TEST(Usage, ARandomPartitionIsComparedWithItselfOnce) {
+  const TemporaryDirectory folder;
+  const std::string data = folder / "d";
+  ASSERT_EQ(graphlora_run({"generate", "--users", "60", "--items", "30", "--interactions", "900",
+                           "--output", data})
+                .code,
+            0);
+  const auto heading = [&](const std::vector<std::string>& more) {
+    const ProcessResult result =
+        graphlora_run(with({"partition", "--data", data, "--parts", "2"}, more));
+    EXPECT_EQ(result.code, 0) << result.err;
+    std::istringstream lines(result.out);
+    std::string line;
+    for (int i = 0; i < 3; ++i) std::getline(lines, line);
+    std::istringstream words(line);
+    return std::vector<std::string>(std::istream_iterator<std::string>(words), {});
+  };
+  using Words = std::vector<std::string>;
+  EXPECT_EQ(heading({}), (Words{"metis", "random"}));
+  EXPECT_EQ(heading({"--partition.method", "random"}), (Words{"this", "one"}));
+  EXPECT_EQ(heading({"--partition.method", "random", "--partition.hubs", "2"}),
+            (Words{"this", "one", "without", "hubs", "random"}));
 }
 
 TEST(Usage, VersionNamesTheLibraries) {

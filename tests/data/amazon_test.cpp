@@ -182,6 +182,43 @@ TEST(ReadAmazon, ManyBlocksOfText) {
   }
 }
 
+TEST(ReadAmazon, ZerosBehindTheLastGzipMemberAreTheEnd) {
+  TemporaryDirectory folder;
+  folder.write("meta_Books.json", kMeta2014);
+  const std::string packed = gzip(k2014);
+  for (const std::size_t zeros : {1, 511, 1 << 20}) {
+    const std::string padded = packed + std::string(zeros, '\0');
+    folder.write("reviews_Books_5.json.gz", padded);
+    const RawRatings raw = read(folder);
+    EXPECT_EQ(lines_of(raw), kRows2014);
+    EXPECT_EQ(raw.sources[0]["sha256"], sha256(padded));
+    for (const std::string& more : {std::string("x"), packed}) {
+      folder.write("reviews_Books_5.json.gz", padded + more);
+      EXPECT_NE(message_of(folder).find("gzip data is damaged"), std::string::npos) << zeros;
+    }
+  }
+}
+
+TEST(ReadAmazon, ATitleThatIsNoTextIsMissing) {
+  TemporaryDirectory folder;
+  folder.write("Books.json", R"({"reviewerID":"A","asin":"B","overall":5,"unixReviewTime":7}
+{"reviewerID":"A","asin":"C","overall":5,"unixReviewTime":8}
+)");
+  const std::string good =
+      "\n"
+      R"({"asin":"C","title":"fine \ud83d\ude00"})"
+      "\n";
+  for (const char* line : {R"({"asin":"B","title":"cut emoji \ud83d","brand":"b"})",
+                           R"({"title":"\ude00 cut","asin":"B"})"}) {
+    folder.write("meta_Books.json", line + good);
+    const RawRatings raw = read(folder);
+    EXPECT_EQ(lines_of(raw), (Lines{"A B 5 7 ", "A C 5 8 fine 😀"})) << line;
+    EXPECT_EQ(raw.bad_lines.count(), 0);
+  }
+  folder.write("meta_Books.json", R"({"asin":"B\ud83d","title":"t"})" + good);
+  EXPECT_NE(message_of(folder).find("meta_Books.json:1: is no JSON"), std::string::npos);
+}
+
 TEST(ReadAmazon, DamagedGzip) {
   TemporaryDirectory folder;
   const std::string packed = gzip(k2014);

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 #include <tuple>
@@ -258,6 +260,83 @@ TEST(WriteDataset, NegativesExistAreNeverLikedAndFollowPopularity) {
   }
   EXPECT_EQ(dataset.rows(), clicks + negatives);
   EXPECT_EQ(json["missing_negatives"], 2 * clicks - negatives);
+}
+
+/// The definition, without any shortcut.
+std::vector<std::pair<std::int64_t, std::int32_t>> negatives_by_definition(
+    const std::vector<std::int32_t>& user, const std::vector<std::int32_t>& item,
+    const std::vector<std::int64_t>& time, std::int32_t items, std::int64_t k, std::uint64_t seed) {
+  std::set<std::pair<std::int32_t, std::int32_t>> taken;
+  for (std::size_t row = 0; row < user.size(); ++row) taken.insert({user[row], item[row]});
+  std::vector<double> clicks(items, 0);
+  SplitMix64 random(hash_name(seed, "negatives"));
+  const auto pick = [&](auto allowed, double share) {
+    double total = 0;
+    for (std::int32_t i = 0; i < items; ++i) total += allowed(i) ? std::pow(clicks[i], 0.75) : 0;
+    double left = share * total;
+    for (std::int32_t i = 0; i < items; ++i) {
+      if (!allowed(i) || clicks[i] == 0) continue;
+      left -= std::pow(clicks[i], 0.75);
+      if (left < 0) return i;
+    }
+    return -1;
+  };
+  std::vector<std::pair<std::int64_t, std::int32_t>> out;
+  for (std::size_t row = 0; row < user.size(); ++row) {
+    for (std::size_t r = row; r < user.size() && time[r] == time[row]; ++r)
+      if (row == 0 || time[row - 1] != time[row]) ++clicks[item[r]];
+    const auto free = [&](std::int32_t i) { return !taken.contains({user[row], i}); };
+    for (std::int64_t n = 0; n < k; ++n) {
+      std::int32_t drawn = -1;
+      for (int attempt = 0; attempt < 32 && drawn < 0; ++attempt) {
+        drawn = pick([](std::int32_t) { return true; }, random.uniform());
+        if (!free(drawn)) drawn = -1;
+      }
+      const auto exists = [&](std::int32_t i) { return free(i) && clicks[i] > 0; };
+      bool any = drawn >= 0;
+      for (std::int32_t i = 0; i < items && !any; ++i) any = exists(i);
+      if (!any) break;
+      if (drawn < 0) drawn = pick(exists, random.uniform());
+      taken.insert({user[row], drawn});
+      out.emplace_back(row, drawn);
+    }
+  }
+  return out;
+}
+
+TEST(DrawNegatives, AUserWhoHasEverythingChangesNoOthersDraws) {
+  // Users 0 and 1 click (nearly) everything, before and after it exists for others.
+  std::vector<std::pair<std::int32_t, std::int32_t>> pairs;
+  std::mt19937 random(7);
+  for (std::int32_t u = 0; u < 12; ++u)
+    for (std::int32_t i = 0; i < 30; ++i)
+      if (u == 0 || (u == 1 && i != 17) || random() % 5 == 0) pairs.emplace_back(u, i);
+  std::shuffle(pairs.begin(), pairs.end(), random);
+  std::vector<std::int32_t> user, item;
+  std::vector<std::int64_t> time;
+  for (const auto& [u, i] : pairs) {
+    time.push_back(static_cast<std::int64_t>(user.size()) / 2);
+    user.push_back(u), item.push_back(i);
+  }
+  for (const std::int64_t k : {1, 3, 20}) {
+    const auto expected = negatives_by_definition(user, item, time, 30, k, 5);
+    std::vector<std::pair<std::int64_t, std::int32_t>> drawn;
+    for (const Negative& n : draw_negatives(user, item, time, 12, 30, k, 5))
+      drawn.emplace_back(n.row, n.item);
+    EXPECT_EQ(drawn, expected) << k;
+    EXPECT_LT(drawn.size(), user.size() * k);
+  }
+}
+
+TEST(DrawNegatives, AUserWhoHasEverythingCostsNothing) {
+  constexpr std::int32_t kItems = 60000;
+  std::vector<std::int32_t> user(kItems, 0), item(kItems);
+  std::vector<std::int64_t> time(kItems);
+  std::iota(item.begin(), item.end(), 0);
+  std::iota(time.begin(), time.end(), 0);
+  const std::clock_t start = std::clock();
+  EXPECT_TRUE(draw_negatives(user, item, time, 1, kItems, 4, 1).empty());
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 1);
 }
 
 TEST(DrawNegatives, HasThePromisedDistribution) {

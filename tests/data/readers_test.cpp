@@ -173,6 +173,20 @@ TEST(ReadCsv, TitlesInUtf8OrLatin1) {
   EXPECT_EQ(lines_of(read(folder, "csv", {}, "r.csv")), (Lines{"a x 5 1 Café", "a y 5 2 Café"}));
 }
 
+TEST(RawRatings, ATitleIsWantedOnce) {
+  RawRatings raw;
+  EXPECT_FALSE(raw.lacks_title("x"));  // not known
+  raw.add("a", "x", 1, 1);
+  raw.add("a", "y", 1, 1);
+  EXPECT_TRUE(raw.lacks_title("x"));
+  raw.set_title("x", "");
+  EXPECT_TRUE(raw.lacks_title("x"));
+  raw.set_title("x", "X");
+  EXPECT_FALSE(raw.lacks_title("x"));
+  EXPECT_TRUE(raw.lacks_title("y"));
+  EXPECT_FALSE(raw.lacks_title("z"));
+}
+
 TEST(CsvRecords, FollowRfc4180) {
   TemporaryDirectory folder;
   folder.write("x.csv",
@@ -271,6 +285,22 @@ TEST(BadLines, ArePassedOverUpToTheLimit) {
   EXPECT_NE(text.find("malformed line 7, --max-bad-lines allows 6"), std::string::npos) << text;
 }
 
+TEST(CsvRecords, AnUnbalancedQuoteIsNotOneBadLine) {
+  TemporaryDirectory folder;
+  std::string rows;
+  for (int i = 0; i < 2000; ++i) rows += fmt::format("u{},\"i{}\",5,1\n", i, i);
+  folder.write("in.csv", "user,item,rating,time\nu,\"i,5,1\n" + rows);
+  RawRatings raw;
+  EXPECT_NE(read_with_limit(folder, "csv", "in.csv", 1000000, raw)
+                .find("in.csv:2: a quote opened here goes on"),
+            std::string::npos);
+  // A long text in quotes is fine.
+  std::string text;
+  for (int i = 0; i < 98; ++i) text += std::string(600, 'x') + "\n";
+  folder.write("in.csv", "user,item,rating,time,title\na,x,5,1,\"" + text + "end\"\n");
+  EXPECT_EQ(read(folder, "csv", {}, "in.csv").titles.at(0).size(), 98u * 601 + 3);
+}
+
 TEST(BadLines, CountOverAllFilesOfEveryFormat) {
   TemporaryDirectory folder;
   write_all(folder, {{"u.data", "1\t1\t5\t1\n1\t1\n"},
@@ -290,7 +320,7 @@ TEST(BadLines, CountOverAllFilesOfEveryFormat) {
   // A quote that is never closed may have swallowed any number of good lines.
   folder.write("open.csv", "user,item,rating,time\na,x,5,1\n\"a,x,5,1\na,x,5,1\n");
   RawRatings raw;
-  EXPECT_NE(read_with_limit(folder, "csv", "open.csv", 100, raw).find("never closed"),
+  EXPECT_NE(read_with_limit(folder, "csv", "open.csv", 100, raw).find("is still open"),
             std::string::npos);
   // The dataset says how many there were.
   EXPECT_EQ(read_with_limit(folder, "movielens-1m", "", 2, raw), "");
@@ -322,6 +352,18 @@ Files mlcsv(const std::string& ratings, const std::string& movies = "movieId,tit
   return {{"ratings.csv", ratings}, {"movies.csv", movies}};
 }
 Files csv(const std::string& text) { return {{"in.csv", text}}; }
+/// Every quote is closed in time.
+std::string long_record() {
+  std::string text;
+  while (text.size() <= LineReader::kMaxLine)
+    text += "\"" + std::string(1000, 'x') + "\n" + std::string(1000, 'x') + "\",";
+  return text;
+}
+std::string many_columns() {
+  std::string text = "c1";
+  for (int i = 2; i <= 4096; ++i) text += fmt::format(",c{}", i);
+  return text;
+}
 CsvColumns titled(const std::string& title = "title") {
   CsvColumns columns;
   columns.title = title;
@@ -411,9 +453,21 @@ std::vector<Hostile> hostile() {
       {"csv short row", "csv", csv(kHeader + "a,x,5,1\na,x,5\n"), "in.csv:3:", "has 3 columns"},
       {"csv long row", "csv", csv(kHeader + "a,x,5,1,9\n"), "in.csv:2:", "has 5 columns"},
       {"csv quote open", "csv", csv(kHeader + "a,x,5,1\na,\"x,5,1\na,y,5,1\n"),
-       "in.csv:3:", "never closed"},
+       "in.csv:3:", "a quote opened here is still open after 2 lines"},
       {"csv quote open and long", "csv", csv(kHeader + "\"" + std::string(3 << 20, '\n')),
-       "in.csv:2:", "never closed"},
+       "in.csv:2:", "a quote opened here is still open after 100 lines"},
+      {"csv quote open of long lines", "csv",
+       csv(kHeader + "a,x,5,1\n\"a,x,5,1\n" + std::string(1 << 17, 'x') + "\nb,y,1,1\n"),
+       "in.csv:3:", "a quote opened here is still open after 2 lines"},
+      {"csv second quote open", "csv", csv(kHeader + "\"a\nb\",\"x,5,1\na,y,5,1\n"),
+       "in.csv:3:", "a quote opened here is still open after 2 lines"},
+      {"csv quote closed on another line", "csv", csv(kHeader + "a,\"x,5,1\na,\"y\",5,1\n"),
+       "in.csv:2:", "text stands behind a closing quote on line 3"},
+      {"csv record of many lines", "csv", csv(kHeader + long_record() + "\n"),
+       "in.csv:2:", "the record that begins here is longer than"},
+      {"csv too many columns", "csv", csv(std::string(1 << 20, ',') + "\n"),
+       "in.csv:1:", "has 1048577 columns, more than 4096"},
+      {"csv many columns", "csv", csv(many_columns() + "\n"), "in.csv:1:", "and 4076 more"},
       {"csv text after quote", "csv", csv(kHeader + "\"a\"b,x,5,1\n"),
        "in.csv:2:", "behind a closing quote"},
       {"csv id empty", "csv", csv(kHeader + ",x,5,1\n"), "in.csv:2:", "user id is empty"},

@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <ctime>
 #include <map>
 #include <set>
 
@@ -51,6 +52,14 @@ TEST_F(Generate, HasExactlyTheRowsAskedForAndNoPairTwice) {
     }
     for (const std::int64_t n : counts(raw.user, config.users)) EXPECT_GE(n, 1);
   }
+}
+
+TEST_F(Generate, AFullCommunityCostsNothing) {
+  // Some 45,000 draws from a community that has no item left.
+  const std::clock_t start = std::clock();
+  const RawRatings raw = PlantedData({1, 300000, 240000, 2}).ratings(false);
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 6);
+  EXPECT_EQ(std::set<std::int32_t>(raw.item.begin(), raw.item.end()).size(), 240000u);
 }
 
 TEST_F(Generate, ActivityIsLogNormal) {

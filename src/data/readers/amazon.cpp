@@ -24,6 +24,7 @@ constexpr std::string_view kNone = "none", kMeta = "meta_", kReviews = "reviews_
 struct Field {
   const char* what;
   std::vector<std::string_view> names;
+  bool lenient = false;  ///< text that is none (half of a surrogate pair) counts as missing
 };
 
 /// Chosen fields of a file's records, as text.
@@ -79,17 +80,21 @@ class Records {
       for (std::size_t f = 0; f < fields_.size(); ++f)
         for (std::size_t n = 0; n < fields_[f].names.size(); ++n)
           if (key.unsafe_is_equal(fields_[f].names[n]) && n + 1 >= values_[f].rank)
-            set(values_[f], n + 1, fields_[f].names[n], member.value());
+            set(f, n + 1, fields_[f].names[n], member.value());
     }
     if (record.current_location().error() != simdjson::OUT_OF_BOUNDS)
       throw lines_.error("holds more than one JSON object");
   }
 
-  void set(Value& value, std::size_t rank, std::string_view name, ondemand::value json) {
+  void set(std::size_t field, std::size_t rank, std::string_view name, ondemand::value json) {
+    Value& value = values_[field];
     switch (json.type()) {
-      case ondemand::json_type::string:
-        value = {json.get_string(), rank};
+      case ondemand::json_type::string: {
+        auto text = json.get_string();
+        if (text.error() == simdjson::STRING_ERROR && fields_[field].lenient) return;
+        value = {text.value(), rank};
         return;
+      }
       case ondemand::json_type::number:
         value = {json.raw_json_token(), rank};
         return;
@@ -202,11 +207,12 @@ void read_reviews(const fs::path& path, const ReadConfig& config, RawRatings& ra
 
 void read_titles(const fs::path& path, const ReadConfig& config, RawRatings& raw) {
   enum { item, title };
-  Records records(path, config.progress, {{"item", {"asin", "parent_asin"}}, {"title", {"title"}}});
+  Records records(path, config.progress,
+                  {{"item", {"asin", "parent_asin"}}, {"title", {"title"}, true}});
   raw.bad_lines.each([&] {
     if (!records.next()) return false;
     const std::string_view item_id = id_field(records.lines(), "item", records.require(item));
-    if (raw.items.find(item_id) >= 0) raw.set_title(item_id, title_field(records[title]));
+    if (raw.lacks_title(item_id)) raw.set_title(item_id, title_field(records[title]));
     return true;
   });
   raw.sources.push_back(records.lines().describe());

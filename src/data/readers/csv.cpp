@@ -59,7 +59,7 @@ RawRatings read_csv(const ReadConfig& config) {
                                        : 1.0F;
       const std::string_view item_id = id_field(at, "item", row[item]);
       raw.add(id_field(at, "user", row[user]), item_id, value, times.field(at, row[time]));
-      if (title >= 0) raw.set_title(item_id, title_field(row[title]));
+      if (title >= 0 && raw.lacks_title(item_id)) raw.set_title(item_id, title_field(row[title]));
       return true;
     });
     raw.input = at.path();
@@ -71,7 +71,8 @@ RawRatings read_csv(const ReadConfig& config) {
             title = table.require(columns.title, "name the titles' with --csv.title");
   raw.bad_lines.each([&] {
     if (!table.next(row)) return false;
-    raw.set_title(id_field(table.lines(), "item", row[item]), title_field(row[title]));
+    const std::string_view item_id = id_field(table.lines(), "item", row[item]);
+    if (raw.lacks_title(item_id)) raw.set_title(item_id, title_field(row[title]));
     return true;
   });
   raw.sources.push_back(table.lines().describe());

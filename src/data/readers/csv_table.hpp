@@ -16,8 +16,9 @@ class CsvRecords {
       : lines_(path, progress), separator_(separator) {}
 
   /// The next record's fields, unquoted, valid until the next call; empty lines are passed over.
-  /// False at the end. Throws
-  /// BadLine (text behind a closing quote) and DataError (quote not closed, record too long).
+  /// False at the end. Throws BadLine (text behind a closing quote of the record's first line) and
+  /// DataError: a quote still open after 100 lines or 64 KiB, or closed on another line with text
+  /// behind it; a record longer than LineReader::kMaxLine.
   bool next(std::vector<std::string_view>& fields);
   const LineReader& lines() const { return lines_; }
 
@@ -34,7 +35,7 @@ class CsvRecords {
 class CsvTable {
  public:
   /// With `header` the first record names the columns, else they are called 1, 2, 3, … Throws
-  /// DataError: a column named twice, no records.
+  /// DataError: a column named twice, more than 4,096 columns, no records.
   CsvTable(const std::filesystem::path& path, char separator, bool header, bool progress);
 
   /// Index of the first column that has one of these names, or -1; "_" and case don't count.

@@ -2,6 +2,7 @@
 
 #include <zlib.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -95,6 +96,18 @@ class SourceFile::Decoder {
                           path_.string(), read_);
         }
       }
+      // gzip reads zeros behind the last member as padding (of tapes, of block devices).
+      if (!in_member_ && (padding_ || *inflater_.next_in == 0)) {
+        padding_ = true;
+        if (std::any_of(inflater_.next_in, inflater_.next_in + inflater_.avail_in,
+                        [](Bytef byte) { return byte != 0; }))
+          throw DataError(
+              "{}: the gzip data is damaged before byte {} (zeros behind it, then other bytes); "
+              "fetch the file again",
+              path_.string(), read_);
+        inflater_.avail_in = 0;
+        continue;
+      }
       in_member_ = true;
       const int status = ::inflate(&inflater_, Z_NO_FLUSH);
       if (status == Z_STREAM_END) {
@@ -115,7 +128,7 @@ class SourceFile::Decoder {
   std::int64_t read_ = 0;
   std::vector<char> packed_;  // empty: the file is plain
   z_stream inflater_{};
-  bool in_member_ = false;
+  bool in_member_ = false, padding_ = false;
 };
 
 SourceFile::SourceFile(const fs::path& path)
