@@ -144,20 +144,17 @@ EmbeddingGradient AnchorStage::backward() {
 std::int64_t AnchorStage::predicted_bytes(const CutView& view,
                                           std::span<const std::int64_t> nodes) {
   if (gnn_ == nullptr) return 0;
-  // Of each layer's source rows: its input, sums, product and their gradients.
-  constexpr std::int64_t kTensorsPerLayer = 6;
-  const GatherPlan gather(grid_.world(), map_, nodes);
   const auto plan = shard_.plan(view);
-  std::int64_t rows = 0;
+  LayerPlans layers(static_cast<std::size_t>(gnn_->layers()), plan.get());
+  Frontier frontier;
   if (frontiers_ != nullptr) {
-    const Frontier frontier = frontiers_->build(*plan, values_of<std::int64_t>(gather.send_rows()),
-                                                gnn_->layers(), hops_);
-    for (const GraphPlan& layer : frontier.layers) rows += layer.sources();
-  } else {
-    rows = plan->sources() * gnn_->layers();
+    const GatherPlan gather(grid_.world(), map_, nodes);
+    frontier = frontiers_->build(*plan, values_of<std::int64_t>(gather.send_rows()), gnn_->layers(),
+                                 hops_);
+    layers.clear();
+    for (const GraphPlan& layer : frontier.layers) layers.push_back(&layer);
   }
-  return rows * kTensorsPerLayer * gnn_->width() *
-         static_cast<std::int64_t>(table_.weight_nD.element_size());
+  return gnn_->held_numbers(layers) * static_cast<std::int64_t>(table_.weight_nD.element_size());
 }
 
 at::Tensor AnchorStage::node_z() {

@@ -37,8 +37,8 @@ class AnchorStage {
 
   /// Whether training steps compute a frontier instead of all nodes.
   bool frontier() const { return frontiers_ != nullptr; }
-  /// Bytes that the GNN of a step with these anchors keeps on this rank, predicted from the rows of
-  /// its layers. Collective.
+  /// Bytes that the GNN of a step with these anchors holds on this rank, predicted from the rows of
+  /// its layers. Collective in frontier mode, else local.
   std::int64_t predicted_bytes(const CutView& view, std::span<const std::int64_t> nodes);
 
   /// Runs the GNN over all training positives once; `infer` then serves rows from it without

@@ -52,8 +52,8 @@ class Gnn {
   /// Sets data-dependent initial weights; seeded ones are set at construction. Collective.
   virtual void initialize(const GraphPlan&, Communicator&, const at::Tensor& /*e_nD*/) {}
   virtual const std::vector<Parameter>& parameters() const = 0;
-  /// Widest row of numbers that a layer keeps per node, for predictions of memory.
-  virtual std::int64_t width() const = 0;
+  /// Numbers that forward and backward hold at once under these plans: for predictions of memory.
+  virtual std::int64_t held_numbers(const LayerPlans& plans) const = 0;
 };
 
 /// Null for type "none". Throws ConfigError.

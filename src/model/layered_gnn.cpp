@@ -172,7 +172,13 @@ class LayeredGnn final : public Gnn {
   }
 
   std::int64_t layers() const override { return static_cast<std::int64_t>(layers_.size()); }
-  std::int64_t width() const override { return width_; }
+  // Autograd keeps of each layer its input, sums, product and their gradients.
+  std::int64_t held_numbers(const LayerPlans& plans) const override {
+    constexpr std::int64_t kTensorsPerLayer = 6;
+    std::int64_t rows = 0;
+    for (const GraphPlan* plan : plans) rows += plan->sources();
+    return rows * kTensorsPerLayer * width_;
+  }
 
   at::Tensor forward(const LayerPlans& plans, Communicator& world, const at::Tensor& e_nD,
                      bool training) override {

@@ -90,7 +90,13 @@ class LightGcn final : public Gnn {
   }
 
   std::int64_t layers() const override { return config_.layers; }
-  std::int64_t width() const override { return config_.rank; }
+  // The sources of a layer twice (sent and received), its input, result and the sum.
+  std::int64_t held_numbers(const LayerPlans& plans) const override {
+    std::int64_t rows = 0;
+    for (const GraphPlan* plan : plans)
+      rows = std::max(rows, 2 * plan->sources() + 3 * plan->owned);
+    return rows * config_.rank;
+  }
 
   at::Tensor forward(const LayerPlans& plans, Communicator& world, const at::Tensor& e_nD,
                      bool training) override {

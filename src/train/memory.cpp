@@ -17,7 +17,7 @@ constexpr std::int64_t kNodeMapBytes = 8;  // of a node, on every rank
 
 }  // namespace
 
-GraphMemory predict_memory(const Recommender& model, bool moments) {
+GraphMemory predict_memory(Recommender& model, bool moments) {
   const Workspace& workspace = model.workspace();
   const Shard& shard = *workspace.shard;
   GraphMemory memory;
@@ -26,6 +26,8 @@ GraphMemory predict_memory(const Recommender& model, bool moments) {
   if (model.config().gnn.type != "none")
     for (int group = 0; group < shard.cut().groups(); ++group)
       shard.plan(shard.cut().training_view(group));
+  if (!model.anchors().frontier())
+    memory.gnn = model.anchors().predicted_bytes(shard.cut().full_view(), {});
   memory.titles = model.prompts().titles().bytes();
   memory.graph = shard.bytes() + kNodeMapBytes * workspace.map->nodes();
   return memory;
@@ -33,7 +35,7 @@ GraphMemory predict_memory(const Recommender& model, bool moments) {
 
 std::string describe_memory(const GraphMemory& mine, Communicator& world) {
   const at::Tensor sums =
-      at::tensor({mine.embeddings, mine.moments, mine.graph, mine.titles}, at::kLong);
+      at::tensor({mine.embeddings, mine.moments, mine.graph, mine.titles, mine.gnn}, at::kLong);
   const at::Tensor most = at::full({1}, mine.total(), at::kLong);
   world.all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
   world.all_reduce(most, ReduceOp::max, Traffic::control).wait();
@@ -42,10 +44,9 @@ std::string describe_memory(const GraphMemory& mine, Communicator& world) {
   };
   return fmt::format(
       "predicted memory: {} bytes over {} ranks (embeddings {:.3f}, moments {:.3f}, graph {:.3f}, "
-      "titles {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM and "
-      "activations",
+      "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM",
       sums.sum().item<std::int64_t>(), world.size(), gib(sums[0]), gib(sums[1]), gib(sums[2]),
-      gib(sums[3]), gib(most));
+      gib(sums[3]), gib(sums[4]), gib(most));
 }
 
 void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler) {

@@ -9,15 +9,16 @@
 namespace graphlora {
 
 /// Bytes of the parts that grow with users and items: E, its optimizer's moments, the graph (shard,
-/// plans of all batches, node map), the titles as tokens.
+/// plans of all batches, node map), the titles as tokens, what the GNN holds in a step (0
+/// for frontiers, which differ from step to step).
 struct GraphMemory {
-  std::int64_t embeddings = 0, moments = 0, graph = 0, titles = 0;
-  std::int64_t total() const { return embeddings + moments + graph + titles; }
+  std::int64_t embeddings = 0, moments = 0, graph = 0, titles = 0, gnn = 0;
+  std::int64_t total() const { return embeddings + moments + graph + titles + gnn; }
 };
 
 /// Of this rank, for training with every batch's plan; makes the plans. `moments`: whether the
 /// optimizer keeps them. Local.
-GraphMemory predict_memory(const Recommender& model, bool moments);
+GraphMemory predict_memory(Recommender& model, bool moments);
 
 /// One line: the sum over ranks, its parts, and the largest rank's. Collective; the same
 /// everywhere.

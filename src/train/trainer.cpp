@@ -1,6 +1,8 @@
 // Shapes: A anchors of this rank's examples, S examples of a pack, B examples of the global batch.
 #include "train/trainer.hpp"
 
+#include <malloc.h>
+
 #include <chrono>
 #include <cmath>
 #include <deque>
@@ -347,6 +349,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     metrics = std::make_unique<MetricsLog>(config.output / "metrics.jsonl", result.state.step);
   });
   require_gnn_fits(job, model, stepper->sampler());
+  malloc_trim(0);  // what the start has left
   const std::int64_t steps =
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
   const RunIdentity identity{config.seed, config.batch_size, config.block,
