@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <functional>
 
+#include "best_seconds.hpp"
 #include "train/optimizer.hpp"
 
 namespace graphlora {
@@ -17,18 +18,6 @@ namespace {
 
 constexpr std::int64_t kWidth = 256, kAnchors = 64;
 constexpr int kRepeats = 10;
-
-double best_seconds(const std::function<void()>& body) {
-  body();
-  double best = INFINITY;
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
-    const auto start = std::chrono::steady_clock::now();
-    body();
-    best = std::min(
-        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
-}
 
 void measure(std::int64_t rows, std::int64_t rank, float factor) {
   EmbeddingTable table{.weight_nD = at::randn({rows, kWidth}),
@@ -39,7 +28,7 @@ void measure(std::int64_t rows, std::int64_t rank, float factor) {
   auto* v = table.exp_avg_sq_nD.mutable_data_ptr<float>();
   const std::int64_t size = rows * kWidth;
   const auto over_all = [&](const auto& element) {
-    return best_seconds([&] {
+    return best_seconds(kRepeats, [&] {
       at::parallel_for(0, size, size / at::get_num_threads() + 1,
                        [&](std::int64_t begin, std::int64_t end) {
                          for (std::int64_t i = begin; i < end; ++i) element(i);
@@ -62,9 +51,9 @@ void measure(std::int64_t rows, std::int64_t rank, float factor) {
   const Optimizer optimizer({}, {});
   std::int64_t step = 0;
   const double seconds =
-      best_seconds([&] { optimizer.step_embedding(table, gradient, ++step, 1); });
+      best_seconds(kRepeats, [&] { optimizer.step_embedding(table, gradient, ++step, 1); });
   const double rate = 24.0 * static_cast<double>(size) / seconds;
-  const double norm = best_seconds([&] { gradient.squared_norm(); });
+  const double norm = best_seconds(kRepeats, [&] { gradient.squared_norm(); });
   const double stream = std::max(triad, scale);
   fmt::print("E of {} rows x {}, r = {}, {} threads, {} MiB with its moments\n", rows, kWidth, rank,
              at::get_num_threads(), size * 12 >> 20);

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "best_seconds.hpp"
 #include "core/rng.hpp"
 #include "graph/row_sum.hpp"
 
@@ -23,25 +24,13 @@ constexpr std::int64_t kWidth = 8;
 constexpr double kBytesPerEntry = 68;  // 4 of the column, 64 of the cache line of x
 constexpr int kRepeats = 5;
 
-double best_seconds(const std::function<void()>& body) {
-  body();
-  double best = INFINITY;
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
-    const auto start = std::chrono::steady_clock::now();
-    body();
-    best = std::min(
-        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
-}
-
 // STREAM's triad, a = b + s·c, on arrays of 256 MiB.
 double stream_bytes_per_second() {
   const std::int64_t size = std::int64_t{1} << 25;
   at::Tensor a = at::zeros({size}, at::kDouble), b = at::ones_like(a), c = at::ones_like(a);
   auto* pa = a.mutable_data_ptr<double>();
   const auto *pb = b.const_data_ptr<double>(), *pc = c.const_data_ptr<double>();
-  const double seconds = best_seconds([&] {
+  const double seconds = best_seconds(kRepeats, [&] {
     at::parallel_for(0, size, size / at::get_num_threads(),
                      [&](std::int64_t begin, std::int64_t end) {
                        for (std::int64_t i = begin; i < end; ++i) pa[i] = pb[i] + 3.0 * pc[i];
@@ -106,10 +95,11 @@ void measure(const Csr& graph) {
       at::sparse_csr_tensor(graph.pointers, graph.col, at::ones({entries}), {nodes, nodes},
                             at::TensorOptions().dtype(at::kFloat));
   const double stream = stream_bytes_per_second();
-  const double forward = best_seconds([&] { row_sum(lists, x, nodes, {}, y, 0, nodes); });
+  const double forward = best_seconds(kRepeats, [&] { row_sum(lists, x, nodes, {}, y, 0, nodes); });
   // The adjoint over the owned block of a shard that has half of its columns in the halo.
-  const double limited = best_seconds([&] { row_sum(lists, x, nodes / 2, {}, y, 0, nodes); });
-  const double torch_csr = best_seconds([&] { csr.matmul(x); });
+  const double limited =
+      best_seconds(kRepeats, [&] { row_sum(lists, x, nodes / 2, {}, y, 0, nodes); });
+  const double torch_csr = best_seconds(kRepeats, [&] { csr.matmul(x); });
   const double rate = kBytesPerEntry * static_cast<double>(entries) / forward;
   fmt::print("{}: {} nodes, {} entries (matrix {} MiB, x {} MiB), {} threads\n", graph.name, nodes,
              entries, entries * 4 >> 20, nodes * kWidth * 4 >> 20, at::get_num_threads());

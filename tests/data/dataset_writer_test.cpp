@@ -14,16 +14,11 @@
 #include "core/rng.hpp"
 #include "data/dataset.hpp"
 #include "data/negatives.hpp"
+#include "support/slowdown.hpp"
 #include "support/temporary_directory.hpp"
 
 namespace graphlora {
 namespace {
-
-#ifdef __SANITIZE_ADDRESS__
-constexpr double kSlowdown = 10;  // of a sanitizer, in tests of time
-#else
-constexpr double kSlowdown = 1;
-#endif
 
 struct Row {
   std::string user, item;
@@ -342,7 +337,7 @@ TEST(DrawNegatives, AUserWhoHasEverythingCostsNothing) {
   std::iota(time.begin(), time.end(), 0);
   const std::clock_t start = std::clock();
   EXPECT_TRUE(draw_negatives(user, item, time, 1, kItems, 4, 1).empty());
-  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 1 * kSlowdown);
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 1 * test::kSlowdown);
 }
 
 TEST(DrawNegatives, HasThePromisedDistribution) {

@@ -13,15 +13,10 @@
 #include "data/dataset.hpp"
 #include "graph/planted.hpp"
 #include "graph/title_words.hpp"
+#include "support/slowdown.hpp"
 
 namespace graphlora {
 namespace {
-
-#ifdef __SANITIZE_ADDRESS__
-constexpr double kSlowdown = 10;  // of a sanitizer, in tests of time
-#else
-constexpr double kSlowdown = 1;
-#endif
 
 using test::LocalTest;
 
@@ -64,7 +59,7 @@ TEST_F(Generate, AFullCommunityCostsNothing) {
   // Some 45,000 draws from a community that has no item left.
   const std::clock_t start = std::clock();
   const RawRatings raw = PlantedData({1, 300000, 240000, 2}).ratings(false);
-  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 6 * kSlowdown);
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 6 * test::kSlowdown);
   EXPECT_EQ(std::set<std::int32_t>(raw.item.begin(), raw.item.end()).size(), 240000u);
 }
 
