@@ -1,11 +1,13 @@
 # make quickstart   from nothing to a trained recommender and its AUC (25 minutes on 2 cores)
 # make test         installs everything, builds, runs all tests
-.PHONY: help quickstart test test-full quality scale setup build benchmark docs format lint install clean
+# make test-gpu     on a machine with a GPU: all of that on it, over NCCL too, and compute-sanitizer
+.PHONY: help quickstart test test-full test-gpu fuzz quality scale setup build benchmark docs format lint install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make quality      the longer comparison; writes docs/results.md (an hour)"
 	@echo "make scale        time and memory of 250,000 to 2 million users at 8 ranks (half an hour, 16 GB of disk)"
+	@echo "make fuzz         damaged model files against their readers, ten minutes under AddressSanitizer and UBSan"
 	@echo "make setup build benchmark docs format lint install clean"
 
 quickstart:
@@ -19,6 +21,16 @@ test:
 
 # The parity suite runs whole in `make test`.
 test-full: test
+
+test-gpu:
+	@launch/test-gpu
+
+# Findings are kept in build/asan/findings; move them to tests/fuzz/regressions/TARGET once they are fixed.
+fuzz:
+	@launch/setup --test
+	@launch/build asan -DGRAPHLORA_TESTS=ON "-DGRAPHLORA_PARTS=core;dist;data;graph;model" fuzz
+	@ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=1024 build/asan/tests/fuzz/fuzz --seconds 600 \
+	  --findings build/asan/findings
 
 scale: build
 	@.venv/bin/python launch/fetch_model.py run/quickstart/model

@@ -1,7 +1,8 @@
 // Training and evaluation speed of SmolLM2-135M's shapes (random weights, bf16, LoRA on q and v,
 // one injection layer), against the rate at which this machine multiplies the same matrices.
 //
-//   llm_step [THREADS] [EXAMPLES] [TOKENS] [STEPS]
+//   llm_step [THREADS] [EXAMPLES] [TOKENS] [STEPS] [PRECISION]
+//   mpirun -np T llm_step …     the model's slices over T ranks, THREADS for each
 //
 // Shapes: T tokens, H hidden.
 #include <ATen/ATen.h>
@@ -12,6 +13,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "dist/job.hpp"
 #include "model/graphlora.hpp"
 
 namespace graphlora {
@@ -33,18 +35,22 @@ LlamaConfig smollm2() {
   return c;
 }
 
-BaseWeights random_weights(const LlamaConfig& c) {
-  const auto matrix = [](std::int64_t rows, std::int64_t columns) {
-    return at::randn({rows, columns}).mul_(0.03).to(at::kBFloat16);
+/// This rank's slices; other ranks' numbers are others, which no timing sees.
+BaseWeights random_weights(const LlamaConfig& c, const ModelSlice& slice, at::ScalarType type) {
+  const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
+    return at::randn({rows, columns}).mul_(0.03).to(type);
   };
-  const std::int64_t q = c.heads * c.head_dim, k = c.kv_heads * c.head_dim;
-  const at::Tensor ones_H = at::ones({c.hidden_size}, at::kBFloat16);
+  const std::int64_t q = slice.heads * c.head_dim, k = slice.groups * c.head_dim;
+  const at::Tensor ones_H = at::ones({c.hidden_size}, type);
   BaseWeights w;
   w.embedding_VH = matrix(c.vocab_size, c.hidden_size);
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    w.layers.push_back({matrix(q + 2 * k, c.hidden_size), matrix(c.hidden_size, q),
-                        matrix(2 * c.intermediate_size, c.hidden_size),
-                        matrix(c.hidden_size, c.intermediate_size), ones_H, ones_H});
+    w.layers.push_back({.qkv_OH = matrix(q + 2 * k, c.hidden_size),
+                        .o_HQ = matrix(c.hidden_size, q),
+                        .gate_up_OH = matrix(2 * slice.columns, c.hidden_size),
+                        .down_HI = matrix(c.hidden_size, slice.columns),
+                        .input_norm_H = ones_H,
+                        .post_attention_norm_H = ones_H});
   }
   w.final_norm_H = ones_H;
   w.head_2H = matrix(2, c.hidden_size);
@@ -102,8 +108,11 @@ double matrix_rate(const BaseWeights& weights, std::int64_t tokens, int repeats)
   std::vector<std::pair<at::Tensor, at::Tensor>> products;  // left, right
   double flops = 0;
   for (const at::Tensor& weight : {w.qkv_OH, w.o_HQ, w.gate_up_OH, w.down_HI}) {
-    products.emplace_back(at::randn({tokens, weight.size(1)}).to(at::kBFloat16), weight.t());
-    products.emplace_back(at::randn({tokens, weight.size(0)}).to(at::kBFloat16), weight);
+    const auto random = [&](std::int64_t width) {
+      return at::randn({tokens, width}).to(weight.scalar_type());
+    };
+    products.emplace_back(random(weight.size(1)), weight.t());
+    products.emplace_back(random(weight.size(0)), weight);
     flops += 4.0 * static_cast<double>(tokens * weight.numel());
   }
   const Time time = measure(repeats, [&] {
@@ -112,16 +121,18 @@ double matrix_rate(const BaseWeights& weights, std::int64_t tokens, int repeats)
   return flops / time.wall / 1e9;
 }
 
-int run(int argc, char** argv) {
+void run(Communicator& world, int argc, char** argv) {
   const auto argument = [&](int i, int otherwise) {
     return i < argc ? std::atoi(argv[i]) : otherwise;
   };
   const int threads = argument(1, 2), examples = argument(2, 16), length = argument(3, 110),
             steps = argument(4, 5);
+  const Precision precision = Precision::parse(argc > 5 ? argv[5] : "bf16");
   at::set_num_threads(threads);
   at::manual_seed(1);
   const LlamaConfig config = smollm2();
-  BaseWeights weights = random_weights(config);
+  const ModelSlice slice = ModelSlice::of(config, world.size(), world.rank());
+  BaseWeights weights = random_weights(config, slice, precision.activation);
   double parameters = 0;
   for (const LayerWeights& w : weights.layers) {
     for (const at::Tensor& t : {w.qkv_OH, w.o_HQ, w.gate_up_OH, w.down_HI})
@@ -130,7 +141,8 @@ int run(int argc, char** argv) {
   const double rate = matrix_rate(weights, std::int64_t{examples} * length, 20);
   LoraConfig lora;
   lora.inject_layers = {15};
-  GraphLora model(config, std::move(weights), lora, {at::kBFloat16, at::kFloat}, 1, Score::margin);
+  GraphLora model(config, std::move(weights), lora, precision, 1, Score::margin, slice, &world);
+  at::manual_seed(2);
   const Pack pack = make_batch(examples, length, config.vocab_size);
   const AnchorRows anchors{at::randn({2 * examples, config.hidden_size}).mul_(0.1).requires_grad_(),
                            at::randn({2 * examples, lora.rank}).mul_(0.1).requires_grad_()};
@@ -140,17 +152,23 @@ int run(int argc, char** argv) {
   };
   const auto tokens = static_cast<double>(pack.tokens());
   const auto report = [&](const char* name, const Time& time, double flops_per_token) {
+    if (world.rank() != 0) return;
     const double gflops = tokens * flops_per_token / time.wall / 1e9;
     fmt::print(
         "{:<22} {:8.0f} tokens/s {:8.1f} GFLOP/s {:6.1f} % of the matrix rate {:8.3f} s wall "
         "{:8.3f} s cpu\n",
         name, tokens / time.wall, gflops, 100 * gflops / rate, time.wall, time.cpu);
   };
-  fmt::print("{} threads, {} x {} tokens, matrix rate {:.1f} GFLOP/s\n", threads, examples, length,
-             rate);
+  if (world.rank() == 0) {
+    fmt::print("{} ranks of {} threads, {} x {} tokens, matrix rate of rank 0 {:.1f} GFLOP/s\n",
+               world.size(), threads, examples, length, rate);
+  }
   train(0);
   report("train, no dropout", measure(steps, [&] { train(0); }), 4 * parameters);
   report("train, dropout 0.05", measure(steps, [&] { train(0.05); }), 4 * parameters);
+  model.set_recompute(true);
+  report("train, recompute", measure(steps, [&] { train(0.05); }), 4 * parameters);
+  model.set_recompute(false);
   report("evaluate",
          measure(steps,
                  [&] {
@@ -160,11 +178,14 @@ int run(int argc, char** argv) {
          2 * parameters);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  fmt::print("peak memory {:.2f} GiB\n", static_cast<double>(usage.ru_maxrss) / (1 << 20));
-  return 0;
+  if (world.rank() == 0)
+    fmt::print("peak memory {:.2f} GiB\n", static_cast<double>(usage.ru_maxrss) / (1 << 20));
 }
 
 }  // namespace
 }  // namespace graphlora
 
-int main(int argc, char** argv) { return graphlora::run(argc, argv); }
+int main(int argc, char** argv) {
+  graphlora::Job job(&argc, &argv);
+  return job.run([&] { graphlora::run(*job.world(), argc, argv); });
+}

@@ -1,6 +1,7 @@
 # CUDA kernels: compiled where a toolkit is found, whether or not this machine has a GPU.
 #
-# Sets GRAPHLORA_HAS_CUDA (kernels are compiled) and GRAPHLORA_LINKS_TORCH_CUDA. LibTorch's own CUDA
+# Sets GRAPHLORA_HAS_CUDA (kernels are compiled), GRAPHLORA_LINKS_TORCH_CUDA and, after NCCL was looked
+# for, GRAPHLORA_COMPILES_NCCL and GRAPHLORA_HAS_NCCL (it is linked as well). LibTorch's own CUDA
 # part is linked only where it can be used, since loading it costs every start: with
 # GRAPHLORA_CUDA=ON, or AUTO on a machine with an NVIDIA driver, if all its libraries are installed.
 set(GRAPHLORA_HAS_CUDA OFF)
@@ -74,6 +75,24 @@ if(NOT GRAPHLORA_CUDA MATCHES "^(OFF|FALSE|NO|0)$")
   if(NOT GRAPHLORA_CUDA STREQUAL "AUTO" AND NOT GRAPHLORA_LINKS_TORCH_CUDA)
     message(FATAL_ERROR "GRAPHLORA_CUDA=ON, but CUDA is ${graphlora_cuda_note}. "
       "Install the toolkit or set CUDAToolkit_ROOT; launch/setup --gpu installs LibTorch's CUDA libraries.")
+  endif()
+endif()
+
+# NCCL's communicators can be split and be non-blocking since 2.18.
+find_package(NCCL 2.18 QUIET)
+set(GRAPHLORA_COMPILES_NCCL OFF)
+set(GRAPHLORA_HAS_NCCL OFF)
+if(NOT GRAPHLORA_HAS_CUDA)
+  set(graphlora_nccl_note "off: no CUDA")
+elseif(NOT NCCL_FOUND)
+  set(graphlora_nccl_note "off: 2.18 or later not found (launch/setup --gpu installs it, or NCCL_ROOT)")
+else()
+  set(GRAPHLORA_COMPILES_NCCL ON)
+  set(graphlora_nccl_note "${NCCL_VERSION} (${NCCL_LIBRARY})")
+  if(GRAPHLORA_LINKS_TORCH_CUDA)
+    set(GRAPHLORA_HAS_NCCL ON)
+  else()
+    string(APPEND graphlora_nccl_note ", compiled, not linked (see CUDA)")
   endif()
 endif()
 

@@ -1,9 +1,10 @@
 """Counts the last ctest run of each build folder given, from its tests.xml (ctest --output-junit).
 
-usage: count_tests.py [--no-skips] BUILD…
+usage: count_tests.py [--no-skips [--gpu]] BUILD…
 
 Prints the GoogleTest cases, the tests and cases that were skipped, and as the last line the ctest tests
-of all folders: "N passed, M failed". With --no-skips a skip for another reason than those below fails.
+of all folders: "N passed, M failed". With --no-skips a skip for another reason than those below fails;
+with --gpu one for want of a GPU fails too.
 """
 
 import collections
@@ -13,8 +14,12 @@ import sys
 import xml.etree.ElementTree
 
 # Reasons that lie in the run itself (ranks, user, device), not in something that is not installed.
-ALLOWED = re.compile(r"needs \w+ ranks|runs on one rank|one process is enough|missing pieces would be waited for"
-                     r"|root may write|tmpfs|CUDA|GPU")
+ALLOWED = (r"needs \w+ ranks|runs on one rank|one process is enough|missing pieces would be waited for"
+           r"|root may write|tmpfs|NCCL leaves this undefined|needs \d+ GPUs, one for each rank"
+           r"|needs a machine without a GPU|needs a build without NCCL|cannot share a replica"
+           r"|on CUDA only|of compute capability")
+WITHOUT_GPU = r"|needs a GPU|needs NCCL"
+SHOWN = 4  # cases named of one test; all are in the log
 SECTION = re.compile(r"^\d+/\d+ Testing: (.*)$")
 STARTED = re.compile(r"^\[ RUN      \] ")
 SKIPPED_CASE = re.compile(r"^\[  SKIPPED \] (\S+)(?:, where .*)? \(\d+ ms\)$")
@@ -36,9 +41,10 @@ def skipped_cases(log: str):
 
 def main() -> int:
     no_skips = "--no-skips" in sys.argv
+    allowed_reasons = re.compile(ALLOWED if "--gpu" in sys.argv else ALLOWED + WITHOUT_GPU)
     passed = failed = cases = case_failures = 0
     skipped = collections.defaultdict(list)
-    for folder in (pathlib.Path(argument) for argument in sys.argv[1:] if argument != "--no-skips"):
+    for folder in (pathlib.Path(argument) for argument in sys.argv[1:] if argument not in ("--no-skips", "--gpu")):
         try:
             suite = xml.etree.ElementTree.parse(folder / "tests.xml").getroot()
             log = (folder / "Testing" / "Temporary" / "LastTest.log").read_text(encoding="utf-8", errors="replace")
@@ -51,17 +57,21 @@ def main() -> int:
         case_failures += sum(int(n) for n in re.findall(r"^\[  FAILED  \] (\d+) tests?, listed below", log, re.MULTILINE))
         for test in suite.iter("testcase"):
             if test.get("status") in ("notrun", "disabled"):
-                skipped["not run: a tool or package is missing"].append(f"{folder.name}: {test.get('name')}")
+                skipped["not run: a tool or package is missing"].append((f"{folder.name}: {test.get('name')}", ""))
         for reason, test, case in skipped_cases(log):
-            skipped[reason].append(f"{folder.name}: {test} {case}")
+            skipped[reason].append((f"{folder.name}: {test}", case))
     print(f"GoogleTest cases (each once per rank count): {cases} passed, {case_failures} failed")
     refused = 0
     for reason, names in sorted(skipped.items()):
-        allowed = ALLOWED.search(reason) is not None
+        allowed = allowed_reasons.search(reason) is not None
         refused += 0 if allowed else len(names)
         print(f"skipped ({reason}{'; must not be here' if no_skips and not allowed else ''}):")
-        for name in names:
-            print(f"  {name}")
+        cases_of = collections.defaultdict(list)
+        for test, case in names:
+            cases_of[test].append(case)
+        for test, skipped_here in cases_of.items():
+            more = f" and {len(skipped_here) - SHOWN} more" if len(skipped_here) > SHOWN else ""
+            print(f"  {test} {' '.join(skipped_here[:SHOWN])}{more}".rstrip())
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed or (no_skips and refused) else 0
 

@@ -9,24 +9,33 @@
 
 namespace graphlora {
 
-void add_common_options(OptionTable& table, CommonOptions& options) {
-  const auto device = [&options, known = one_of(options.device, {"auto", "cpu", "cuda"})] {
-    if (std::string wrong = known(); !wrong.empty()) return wrong;
-    if (options.device != "cuda") return std::string();
-    return std::string("the GPU path is not supported yet; use auto or cpu");
+void add_common_options(OptionTable& table, CommonOptions& options, Computes computes) {
+  // Values only: whether there is a GPU is found out by Job::use_device.
+  const bool any = computes == Computes::on_any_device;
+  const auto device = [any, &options, known = one_of(options.device, {"auto", "cpu", "cuda"})] {
+    std::string wrong = known();
+    if (wrong.empty() && !any && options.device == "cuda")
+      wrong = "this command computes on the CPU; use auto or cpu";
+    return wrong;
   };
-  const auto comm = [&options, known = one_of(options.comm, {"auto", "nccl", "mpi"})] {
-    if (std::string wrong = known(); !wrong.empty()) return wrong;
-    if (options.comm == "nccl") return std::string("nccl is not supported yet; use auto or mpi");
-    return std::string();
+  const auto comm = [any, &options, known = one_of(options.comm, {"auto", "nccl", "mpi"})] {
+    std::string wrong = known();
+    if (wrong.empty() && !any && options.comm == "nccl")
+      wrong = "this command computes on the CPU; use auto or mpi";
+    return wrong;
   };
   table
       .add(kCommonGroup, "seed", &options.seed, "seed of everything random",
            in_range(options.seed, 0, std::numeric_limits<std::int64_t>::max()))
-      .add(kCommonGroup, "device", &options.device, "auto, cpu, or cuda (not supported yet)",
-           device)
+      .add(
+          kCommonGroup, "device", &options.device,
+          "cpu, cuda (train and evaluate: each rank of a host takes the next GPU that it sees), or "
+          "auto: cuda where every rank has a GPU",
+          device)
       .add(kCommonGroup, "comm", &options.comm,
-           "what ranks talk over: auto, mpi, or nccl (not supported yet)", comm)
+           "what ranks talk over: nccl (GPUs, one for each rank), mpi (through pinned memory where "
+           "they compute on GPUs, which they may share), or auto: nccl where each has its own GPU",
+           comm)
       .add(kCommonGroup, "precision", &options.precision,
            "bf16 (activations bf16, parameters fp32), fp32 or fp64",
            one_of(options.precision, {"bf16", "fp32", "fp64"}))
@@ -38,6 +47,11 @@ void add_common_options(OptionTable& table, CommonOptions& options) {
 void apply_common_options(const CommonOptions& options, Communicator& world) {
   const int shared = default_threads(world);
   at::set_num_threads(options.threads > 0 ? static_cast<int>(options.threads) : shared);
+}
+
+void apply_common_options(const CommonOptions& options, Job& job) {
+  apply_common_options(options, *job.world());
+  job.use_device(options.device, options.comm);
 }
 
 }  // namespace graphlora

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "core/options.hpp"
-#include "dist/communicator.hpp"
+#include "dist/job.hpp"
 
 namespace graphlora {
 
@@ -20,10 +20,18 @@ struct CommonOptions {
 /// Name of the group of these options in --help and docs.
 inline constexpr const char* kCommonGroup = "Common options";
 
+/// What a command can compute on: many read, sort and write only.
+enum class Computes { on_cpu, on_any_device };
+
 /// Adds --seed, --device, --comm, --precision, --threads (--config is always known). Call it last.
-void add_common_options(OptionTable& table, CommonOptions& options);
+void add_common_options(OptionTable& table, CommonOptions& options,
+                        Computes computes = Computes::on_cpu);
 
 /// Sets the number of threads of this process. Collective (ranks of a host share its cores).
 void apply_common_options(const CommonOptions& options, Communicator& world);
+
+/// The same, and chooses the job's device and communicator: for commands that compute on any
+/// device.
+void apply_common_options(const CommonOptions& options, Job& job);
 
 }  // namespace graphlora

@@ -122,7 +122,7 @@ Json describe_llm(const fs::path& path) {
                       {"max_positions", c.max_positions},
                       {"tied_embeddings", c.tied_embeddings},
                       {"fingerprint", model.fingerprint()}};
-  if (fs::exists(path / "tokenizer.json")) {
+  if (fs::exists(path / "tokenizer.json") || fs::exists(path / "tokenizer.model")) {
     const Tokenizer tokenizer(path);
     description["tokens"] = tokenizer.vocabulary_size();
     description["bos"] = tokenizer.bos() ? Json(*tokenizer.bos()) : Json();

@@ -15,7 +15,7 @@ namespace {
 
 struct EvaluateOptions {
   std::string data, checkpoint, model, pretrained, split = "test", predictions;
-  std::int64_t max_examples = 0, sample_seed = 0, micro_batch = 4096;
+  std::int64_t max_examples = 0, sample_seed = 0, micro_batch = 4096, tensor_parallel = 1;
   CommonOptions common;
 
   OptionTable table() {
@@ -46,8 +46,11 @@ struct EvaluateOptions {
              in_range(max_examples, 0, 1LL << 40))
         .add("Rows", "sample-seed", &sample_seed, "seed of that sample")
         .add("Rows", "micro-batch", &micro_batch, "tokens that go through the LLM at a time",
-             in_range(micro_batch, 1, 1LL << 30));
-    add_common_options(table, common);
+             in_range(micro_batch, 1, 1LL << 30))
+        .add("Rows", "tensor-parallel", &tensor_parallel,
+             "ranks of one host that share a replica of the LLM, whatever grid trained it",
+             in_range(tensor_parallel, 1, 1 << 16));
+    add_common_options(table, common, Computes::on_any_device);
     return table;
   }
 };
@@ -70,7 +73,7 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
       throw ConfigError("evaluate: --checkpoint needs --model, the LLM it was trained on");
     }
   });
-  apply_common_options(options.common, *job.world());
+  apply_common_options(options.common, job);
   const bool root = job.world()->rank() == 0;
   // A file that can't be written is found before the long scoring.
   job.agree([&] {
@@ -82,7 +85,8 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   std::optional<Workspace> plain;
   const std::string precision = precision_given ? options.common.precision : "";
   if (options.pretrained.empty()) {
-    loaded.emplace(job, options.data, options.checkpoint, options.model, precision);
+    loaded.emplace(job, options.data, options.checkpoint, options.model, precision,
+                   static_cast<int>(options.tensor_parallel));
   } else {
     plain.emplace(job, options.data, PartitionConfig{}, Reuse::any);
   }

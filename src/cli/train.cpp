@@ -1,6 +1,8 @@
 #include <malloc.h>
 
 #include <chrono>
+#include <optional>
+#include <set>
 
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
@@ -10,6 +12,7 @@
 #include "core/log.hpp"
 #include "graph/anchor_shares.hpp"
 #include "train/embedding_store.hpp"
+#include "train/peft_adapter.hpp"
 #include "train/pretrain.hpp"
 #include "train/trainer.hpp"
 
@@ -17,7 +20,7 @@ namespace graphlora {
 namespace {
 
 struct TrainOptions {
-  std::string data, model, pretrained, output, templates;
+  std::string data, model, pretrained, output, templates, init_adapter;
   std::int64_t tensor_parallel = 1;
   PartitionConfig partition;
   ModelConfig model_config;
@@ -65,6 +68,10 @@ struct TrainOptions {
         .add("Training", "micro-batch", &train.micro_batch,
              "tokens that go through the LLM at a time: bounds the memory",
              in_range(train.micro_batch, 1, 1LL << 30))
+        .add("Training", "recompute", &train.recompute,
+             "none; layer: keep only each layer's input and compute the layer again in the "
+             "backward, which takes a third more time and a fraction of the memory",
+             one_of(train.recompute, {"none", "layer"}))
         .add("Training", "max-train-examples", &train.max_train_examples,
              "use only so many training rows (a fixed sample); 0: all",
              in_range(train.max_train_examples, 0, 1LL << 40))
@@ -77,7 +84,9 @@ struct TrainOptions {
         .add("Training", "train.block", &train.block,
              "rows of one user that stay together in a batch", in_range(train.block, 1, 1LL << 20))
         .add("Training", "tensor-parallel", &tensor_parallel,
-             "ranks that share one replica of the LLM (1 for now)",
+             "ranks of one host that share a replica of the LLM, at most one per key/value group; "
+             "the "
+             "others are replicas, each with its share of the batch",
              in_range(tensor_parallel, 1, 1 << 16));
     table
         .add("Saving and validating", "save-every", &train.save_every,
@@ -103,7 +112,11 @@ struct TrainOptions {
         .add("Adapter", "lora.dropout", &lora.dropout, "dropout on the adapter's input",
              in_range(lora.dropout, 0, 0.99))
         .add("Adapter", "lora.targets", &lora.targets,
-             "linears with an adapter: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj");
+             "linears with an adapter: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj")
+        .add("Adapter", "init-adapter", &init_adapter,
+             "DIR: a LoRA adapter as PEFT saves it, to start from; its rank, alpha and targets "
+             "hold where they are not given (and must be the same where they are). With --resume "
+             "the run's own last step wins");
     table
         .add("Graph", "gnn.type", &model_config.gnn.type,
              "lightgcn, ngcf, gcn, graphsage, gat, or none for no graph injection",
@@ -188,7 +201,7 @@ struct TrainOptions {
         .add("Prompt", "score", &model_config.score,
              "margin: logit(Yes) − logit(No); yes: logit(Yes) alone",
              one_of(model_config.score, {"margin", "yes"}));
-    add_common_options(table, common);
+    add_common_options(table, common, Computes::on_any_device);
     return table;
   }
 };
@@ -235,6 +248,27 @@ void report_anchor_shares(const std::filesystem::path& partition, const CutRule&
   if (!warning.empty()) log::warn("{}", warning);
 }
 
+/// The rank, alpha and targets of the adapter that a run starts from. Throws ConfigError where
+/// others were asked for.
+void take_adapter(const OptionTable& table, const PeftAdapter& adapter, LoraConfig& lora) {
+  const auto require = [&](const char* option, const auto& given, const auto& its, bool same) {
+    if (table.given(option) && !same) {
+      throw ConfigError(
+          "--{} {}: the adapter in {} has {}; leave the option out or start from another adapter",
+          option, given, adapter.directory().string(), its);
+    }
+  };
+  require("lora.rank", lora.rank, adapter.rank(), lora.rank == adapter.rank());
+  require("lora.alpha", lora.alpha, adapter.alpha(), lora.alpha == adapter.alpha());
+  const std::set<std::string> asked(lora.targets.begin(), lora.targets.end()),
+      its(adapter.targets().begin(), adapter.targets().end());
+  require("lora.targets", fmt::format("{}", fmt::join(lora.targets, ",")),
+          fmt::format("{}", fmt::join(adapter.targets(), ",")), asked == its);
+  lora.rank = adapter.rank();
+  lora.alpha = adapter.alpha();
+  lora.targets = adapter.targets();
+}
+
 }  // namespace
 
 OptionTable describe_train() { return table_of<TrainOptions>(); }
@@ -242,11 +276,17 @@ OptionTable describe_train() { return table_of<TrainOptions>(); }
 int run_train(Job& job, const std::vector<std::string>& arguments) {
   job.catch_signals();
   TrainOptions options;
+  std::optional<PeftAdapter> init_adapter;
   job.agree([&] {
-    options.table().parse(arguments);
+    OptionTable table = options.table();
+    table.parse(arguments);
     check(options);
+    if (options.init_adapter.empty()) return;
+    init_adapter.emplace(options.init_adapter);
+    take_adapter(table, *init_adapter, options.model_config.lora);
+    options.train.init_adapter = {options.init_adapter, init_adapter->fingerprint()};
   });
-  apply_common_options(options.common, *job.world());
+  apply_common_options(options.common, job);
   TrainConfig& config = options.train;
   config.output = options.output;
   config.seed = static_cast<std::uint64_t>(options.common.seed);
@@ -266,8 +306,9 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     if (const auto step = latest_step(config.output))
       checkpoint.emplace(*step, true, job.world()->rank() == 0);
     if (!checkpoint) return;
-    checkpoint->require_identity(
-        {config.seed, config.batch_size, config.block, config.max_train_examples});
+    checkpoint->require_identity({config.seed, config.batch_size, config.block,
+                                  config.max_train_examples, config.init_adapter});
+    config.init_adapter = checkpoint->init_adapter();
     // Before the partition is cut anew.
     const std::string cut = to_string(checkpoint->cut());
     if ((options.partition.cut != "auto" && options.partition.cut != cut) ||
@@ -331,6 +372,14 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     if (root) log::info("resuming {} after step {}", options.output, checkpoint->state().step);
   } else {
     model.initialize_from_data();
+    if (init_adapter) {
+      job.agree([&] { init_adapter->load(model.parameters()); });
+      if (root) {
+        log::info("starting from the adapter in {} (rank {}, alpha {}, {})", options.init_adapter,
+                  init_adapter->rank(), init_adapter->alpha(),
+                  fmt::join(init_adapter->targets(), ","));
+      }
+    }
   }
   malloc_trim(0);  // what the start took and gave back
   lap("initial weights");

@@ -9,6 +9,8 @@
 
 #include "core/error.hpp"
 #include "data/byte_level.hpp"
+#include "data/tokenizer_json.hpp"
+#include "data/unicode.hpp"
 
 namespace graphlora {
 namespace {
@@ -25,15 +27,15 @@ Bpe::Workspace::Workspace() : cache_(kCacheSize) {}
 Bpe::Bpe(const Vocabulary& vocabulary,
          const std::vector<std::pair<std::string, std::string>>& merges, const Config& config,
          const std::string& where)
-    : fuse_unknown_(config.fuse_unknown) {
+    : byte_level_(config.byte_level), fuse_unknown_(config.fuse_unknown) {
   const std::size_t slots = std::bit_ceil(2 * merges.size() + 2);
   merges_.resize(slots);
   shift_ = 64 - std::countr_zero(slots);
   const auto id_of = [&](const std::string& token, std::size_t rank, const char* role) {
     const auto found = vocabulary.find(token);
     if (found == vocabulary.end()) {
-      throw DataError("{}: merge {} {} \"{}\", which the vocabulary lacks", where, rank, role,
-                      token);
+      throw DataError("{}: merge {} {} {}, which the vocabulary lacks", where, rank, role,
+                      shown(token));
     }
     return found->second;
   };
@@ -46,36 +48,63 @@ Bpe::Bpe(const Vocabulary& vocabulary,
   if (config.unknown_token) {
     const auto found = vocabulary.find(*config.unknown_token);
     if (found == vocabulary.end()) {
-      throw DataError("{}: the vocabulary lacks the unk_token \"{}\"", where,
-                      *config.unknown_token);
+      throw DataError("{}: the vocabulary lacks the unk_token {}", where,
+                      shown(*config.unknown_token));
     }
     unknown_ = found->second;
   }
-  for (int byte = 0; byte < 256; ++byte) {
-    const std::string character = byte_to_character(static_cast<std::uint8_t>(byte));
-    auto& [ids, fallback] = characters_[byte];
-    if (const auto found = vocabulary.find(character); found != vocabulary.end()) {
-      ids = {found->second};
-    } else if (config.byte_fallback) {
-      for (const char part : character) {
-        const auto found_byte =
-            vocabulary.find(fmt::format("<0x{:02X}>", static_cast<std::uint8_t>(part)));
-        if (found_byte == vocabulary.end()) {
-          ids.clear();
-          break;
-        }
-        ids.push_back(found_byte->second);
-      }
-      fallback = !ids.empty();
+  byte_tokens_.fill(-1);
+  if (config.byte_fallback) {
+    for (int byte = 0; byte < 256; ++byte) {
+      const auto found = vocabulary.find(fmt::format("<0x{:02X}>", byte));
+      byte_tokens_[byte] = found != vocabulary.end() ? found->second : -1;
     }
   }
+  read_characters(vocabulary);
   if (config.ignore_merges) {
     for (const auto& [token, id] : vocabulary) {
-      if (auto bytes = characters_to_bytes(token)) {
+      if (auto bytes = byte_level_ ? characters_to_bytes(token) : token) {
         whole_words_.emplace(std::move(*bytes), id);
       }
     }
   }
+}
+
+void Bpe::read_characters(const Vocabulary& vocabulary) {
+  for (int byte = 0; byte < (byte_level_ ? 256 : 128); ++byte) {
+    const std::string character = byte_level_ ? byte_to_character(static_cast<std::uint8_t>(byte))
+                                              : std::string(1, static_cast<char>(byte));
+    auto& [ids, fallback] = characters_[byte];
+    if (const auto found = vocabulary.find(character); found != vocabulary.end()) {
+      ids = {found->second};
+    } else {
+      fallback = fall_back(character, ids);
+    }
+  }
+  if (byte_level_) {
+    return;
+  }
+  for (const auto& [token, id] : vocabulary) {
+    std::size_t end = 0;
+    if (token.empty()) continue;
+    const char32_t c = next_code_point(token, end);
+    if (end == token.size() && c >= 128) {
+      other_characters_.emplace(c, id);
+    }
+  }
+}
+
+bool Bpe::fall_back(std::string_view character, std::vector<std::int32_t>& ids) const {
+  const std::size_t size = ids.size();
+  for (const char byte : character) {
+    const std::int32_t id = byte_tokens_[static_cast<std::uint8_t>(byte)];
+    if (id < 0) {
+      ids.resize(size);
+      return false;
+    }
+    ids.push_back(id);
+  }
+  return true;
 }
 
 const Bpe::Merge* Bpe::find(std::int32_t left, std::int32_t right) const {
@@ -101,24 +130,41 @@ void Bpe::insert(const Merge& merge) {
 void Bpe::split_characters(std::string_view word, std::vector<std::int32_t>& ids) const {
   // An unknown token waits until the next known character, as in HF: fallback bytes overtake it.
   bool waiting = false;
-  for (const char c : word) {
-    const auto& [known, fallback] = characters_[static_cast<std::uint8_t>(c)];
-    if (known.empty()) {
-      if (waiting && !fuse_unknown_) {
-        ids.push_back(unknown_);
-      }
-      waiting = unknown_ >= 0;
-      continue;
+  const auto unknown = [&] {
+    if (waiting && !fuse_unknown_) {
+      ids.push_back(unknown_);
     }
-    if (waiting && !fallback) {
+    waiting = unknown_ >= 0;
+  };
+  const auto known = [&] {
+    if (waiting) {
       ids.push_back(unknown_);
       waiting = false;
     }
-    ids.insert(ids.end(), known.begin(), known.end());
+  };
+  for (std::size_t i = 0; i < word.size();) {
+    const std::size_t begin = i;
+    const auto byte = static_cast<std::uint8_t>(word[i]);
+    if (byte_level_ || byte < 128) {
+      ++i;
+      const auto& [tokens, fallback] = characters_[byte];
+      if (tokens.empty()) {
+        unknown();
+        continue;
+      }
+      if (!fallback) known();
+      ids.insert(ids.end(), tokens.begin(), tokens.end());
+      continue;
+    }
+    const auto found = other_characters_.find(next_code_point(word, i));
+    if (found != other_characters_.end()) {
+      known();
+      ids.push_back(found->second);
+    } else if (!fall_back(word.substr(begin, i - begin), ids)) {
+      unknown();
+    }
   }
-  if (waiting) {
-    ids.push_back(unknown_);
-  }
+  known();
 }
 
 void Bpe::merge_short(std::vector<std::int32_t>& ids, Workspace& workspace) const {

@@ -1,4 +1,5 @@
 // Byte-pair encoding of one word: merges of adjacent symbols, lowest rank first, leftmost first.
+// Symbols begin as bytes (in the byte-level alphabet) or as characters (as SentencePiece has them).
 #pragma once
 #include <array>
 #include <cstdint>
@@ -15,6 +16,7 @@ class Bpe {
  public:
   using Vocabulary = std::unordered_map<std::string, std::int32_t>;
   struct Config {
+    bool byte_level = true;      ///< tokens are written in the byte-level alphabet
     bool ignore_merges = false;  ///< a word that is a token stays whole
     bool byte_fallback = false;  ///< a character without token becomes its bytes' tokens <0xXX>
     bool fuse_unknown = false;   ///< neighbouring unknown characters become one unknown token
@@ -52,8 +54,8 @@ class Bpe {
   Bpe(const Vocabulary& vocabulary, const std::vector<std::pair<std::string, std::string>>& merges,
       const Config& config, const std::string& where);
 
-  /// Appends the ids of a word (bytes, before the byte-level alphabet). Thread-safe with one
-  /// Workspace a thread.
+  /// Appends the ids of a word (well-formed UTF-8, before the byte-level alphabet). Thread-safe
+  /// with one Workspace a thread.
   void encode(std::string_view word, std::vector<std::int32_t>& ids, Workspace& workspace) const;
 
  private:
@@ -70,6 +72,9 @@ class Bpe {
   std::size_t slot(std::uint64_t pair) const { return (pair * 0x9E3779B97F4A7C15U) >> shift_; }
   const Merge* find(std::int32_t left, std::int32_t right) const;
   void insert(const Merge& merge);
+  void read_characters(const Vocabulary& vocabulary);
+  /// Appends the tokens of a character's bytes; false, and none, if one has no token.
+  bool fall_back(std::string_view character, std::vector<std::int32_t>& ids) const;
   void split_characters(std::string_view word, std::vector<std::int32_t>& ids) const;
   void merge_short(std::vector<std::int32_t>& ids, Workspace& workspace) const;
   void merge_long(std::vector<std::int32_t>& ids, Workspace& workspace) const;
@@ -80,9 +85,12 @@ class Bpe {
     std::vector<std::int32_t> ids;  // none: unknown
     bool fallback = false;
   };
-  std::array<Character, 256> characters_;  // by byte
+  std::array<Character, 256> characters_;                        // by byte; not byte-level: ASCII
+  std::unordered_map<char32_t, std::int32_t> other_characters_;  // not byte-level: beyond ASCII
+  std::array<std::int32_t, 256> byte_tokens_;  // <0xXX>; −1: none, or no byte_fallback
   std::unordered_map<std::string, std::int32_t> whole_words_;
   std::int32_t unknown_ = -1;
+  bool byte_level_ = true;
   bool fuse_unknown_ = false;
 };
 

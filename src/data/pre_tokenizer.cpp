@@ -17,19 +17,15 @@ constexpr const char* kByteLevelPattern =
 }  // namespace
 
 PreTokenizer::PreTokenizer(const nlohmann::json& json, const std::string& where) {
-  for (const nlohmann::json* part : flatten(json, "pretokenizers")) {
+  for (const nlohmann::json* part : flatten(json, "pretokenizers", where)) {
     add(*part, where);
-  }
-  if (!byte_level_) {
-    throw DataError("{}: the pre_tokenizer has no ByteLevel: only byte-level BPE is supported",
-                    where);
   }
 }
 
 void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
   const std::string type = json.at("type");
   if (byte_level_) {
-    throw DataError("{}: unsupported pre_tokenizer {} behind ByteLevel", where, type);
+    throw DataError("{}: unsupported pre_tokenizer {} behind ByteLevel", where, shown(type));
   }
   Step step;
   if (type == "Digits") {
@@ -57,7 +53,7 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
     const std::string behavior = json.at("behavior");
     const auto known = kBehaviors.find(behavior);
     if (known == kBehaviors.end()) {
-      throw DataError("{}: unknown behavior \"{}\" of pre_tokenizer Split", where, behavior);
+      throw DataError("{}: unknown behavior {} of pre_tokenizer Split", where, shown(behavior));
     }
     step.behavior = known->second;
     step.invert = json.value("invert", false);
@@ -68,12 +64,41 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
       step.kind = Step::Kind::regex;
       step.regex.emplace(kByteLevelPattern, where);
     }
+  } else if (type == "Metaspace") {
+    read_metaspace(json, where, step);
   } else {
     throw DataError(
-        "{}: unsupported pre_tokenizer type \"{}\" (supported: ByteLevel, Digits, Split, Sequence)",
-        where, type);
+        "{}: unsupported pre_tokenizer type {} (supported: ByteLevel, Digits, Metaspace, Split, "
+        "Sequence)",
+        where, shown(type));
   }
   steps_.push_back(std::move(step));
+}
+
+void PreTokenizer::read_metaspace(const nlohmann::json& json, const std::string& where,
+                                  Step& step) {
+  using Prepend = Step::Prepend;
+  static const std::map<std::string, Prepend> kSchemes = {
+      {"always", Prepend::always}, {"first", Prepend::first}, {"never", Prepend::never}};
+  step.space = read_character(json, "replacement", where);
+  const std::string scheme = json.value("prepend_scheme", "always");
+  const auto known = kSchemes.find(scheme);
+  if (known == kSchemes.end()) {
+    throw DataError("{}: unknown prepend_scheme {} of pre_tokenizer Metaspace", where,
+                    shown(scheme));
+  }
+  step.prepend = known->second;
+  const nlohmann::json& add = optional_member(json, "add_prefix_space");
+  if (!add.is_null() && !add.get<bool>() && step.prepend != Prepend::never) {
+    throw DataError("{}: pre_tokenizer Metaspace: add_prefix_space contradicts prepend_scheme {}",
+                    where, shown(scheme));
+  }
+  if (const nlohmann::json& split = optional_member(json, "split");
+      split.is_null() || split.get<bool>()) {
+    step.kind = Step::Kind::literal;
+    step.literal = step.space;
+    step.behavior = Behavior::merged_with_next;
+  }
 }
 
 void PreTokenizer::find_matches(const Step& step, std::string_view text, Workspace& workspace) {
@@ -156,14 +181,41 @@ void PreTokenizer::apply(const Step& step, std::string_view text, Workspace& wor
   }
 }
 
-void PreTokenizer::split(std::string_view text, Workspace& workspace) const {
+std::string_view PreTokenizer::rewrite(const Step& step, std::string_view word, bool first,
+                                       Workspace& workspace) {
+  if (step.add_prefix_space && !word.starts_with(' ')) {
+    return workspace.rewritten.emplace_back(fmt::format(" {}", word));
+  }
+  if (step.space.empty()) {
+    return word;
+  }
+  std::string& result = workspace.rewritten.emplace_back();
+  const bool prepends =
+      step.prepend == Step::Prepend::always || (step.prepend == Step::Prepend::first && first);
+  if (prepends && !word.starts_with(' ') && !word.starts_with(step.space)) {
+    result = step.space;
+  }
+  for (const char c : word) {
+    if (c == ' ') {
+      result += step.space;
+    } else {
+      result += c;
+    }
+  }
+  return result;
+}
+
+void PreTokenizer::split(std::string_view text, bool first, Workspace& workspace) const {
   workspace.words.assign(1, text);
-  workspace.prefixed.clear();
+  workspace.rewritten.clear();
+  const char* start = first ? text.data() : nullptr;  // where a word that begins the string begins
   for (const Step& step : steps_) {
     workspace.next.clear();
     for (std::string_view word : workspace.words) {
-      if (step.add_prefix_space && !word.starts_with(' ')) {
-        word = workspace.prefixed.emplace_back(fmt::format(" {}", word));
+      const bool begins = word.data() == start;
+      word = rewrite(step, word, begins, workspace);
+      if (begins) {
+        start = word.data();
       }
       if (step.kind == Step::Kind::none) {
         workspace.next.push_back(word);

@@ -1,6 +1,7 @@
 #include "data/prompt.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -38,17 +39,8 @@ PromptBuilder::PromptBuilder(const Dataset& dataset, const Tokenizer& tokenizer,
     templates_.push_back({t.weight, tokenize(t.pieces), tokenize(t.empty_history)});
   }
   check_lengths();
-  const auto token_of = [&](const std::string& word, const char* option) {
-    const std::vector<std::int32_t> ids = tokenizer_.encode(word);
-    if (ids.size() != 1) {
-      throw ConfigError("{}: \"{}\" is {} tokens of this model, it must be one", option, word,
-                        ids.size());
-    }
-    check_answer(word, ids[0], option, templates);
-    return ids[0];
-  };
-  yes_token_ = token_of(config.yes, "--prompt.yes");
-  no_token_ = token_of(config.no, "--prompt.no");
+  yes_token_ = answer_token(config.yes, "--prompt.yes", templates);
+  no_token_ = answer_token(config.no, "--prompt.no", templates);
   if (yes_token_ == no_token_) {
     throw ConfigError("--prompt.yes and --prompt.no are the same token ({})", yes_token_);
   }
@@ -91,23 +83,40 @@ void PromptBuilder::check_lengths() const {
   }
 }
 
-void PromptBuilder::check_answer(const std::string& word, std::int32_t id, const char* option,
-                                 const std::vector<PromptTemplate>& templates) const {
+std::int32_t PromptBuilder::answer_token(const std::string& word, const char* option,
+                                         const std::vector<PromptTemplate>& templates) const {
+  // What the model would write behind the prompt's end: " Yes" alone is two tokens of a
+  // SentencePiece tokenizer, behind a word it is one.
+  std::optional<std::int32_t> token;
+  const auto check = [&](const std::string& end, const std::string& place) {
+    const std::vector<std::int32_t> context = tokenizer_.encode(end);
+    const std::vector<std::int32_t> ids = tokenizer_.encode(end + word);
+    if (ids.size() < context.size() || !std::equal(context.begin(), context.end(), ids.begin())) {
+      throw ConfigError(
+          "{}: {}, \"{}\" does not become a token of its own: change the word (with or without a "
+          "space in front) or the template's end",
+          option, place, word);
+    }
+    if (ids.size() != context.size() + 1) {
+      throw ConfigError("{}: \"{}\" is {} tokens of this model, it must be one", option, word,
+                        ids.size() - context.size());
+    }
+    if (token.value_or(ids.back()) != ids.back()) {
+      throw ConfigError("{}: {}, \"{}\" is token {}, behind another template's end token {}",
+                        option, place, word, ids.back(), *token);
+    }
+    token = ids.back();
+  };
   for (const PromptTemplate& t : templates) {
     for (const auto* pieces : {&t.pieces, &t.empty_history}) {
       const PromptTemplate::Piece& last = pieces->back();
-      if (last.kind != Kind::literal) continue;
-      std::vector<std::int32_t> expected = tokenizer_.encode(last.text);
-      expected.push_back(id);
-      if (tokenizer_.encode(last.text + word) != expected) {
-        throw ConfigError(
-            "{}: behind the end of the template at {}, \"{}\" does not become a token of its own: "
-            "change the word "
-            "(with or without a space in front) or the template's end",
-            option, t.where, word);
+      if (last.kind == Kind::literal) {
+        check(last.text, fmt::format("behind the end of the template at {}", t.where));
       }
     }
   }
+  if (!token) check("", "on its own");
+  return *token;
 }
 
 std::span<const std::int64_t> PromptBuilder::history(std::int64_t row) const {

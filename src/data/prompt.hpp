@@ -92,8 +92,9 @@ class PromptBuilder {
   };
   Wording tokenize(const std::vector<PromptTemplate::Piece>& pieces) const;
   void check_lengths() const;
-  void check_answer(const std::string& word, std::int32_t id, const char* option,
-                    const std::vector<PromptTemplate>& templates) const;
+  /// The one token that `word` is behind every template's end.
+  std::int32_t answer_token(const std::string& word, const char* option,
+                            const std::vector<PromptTemplate>& templates) const;
   std::span<const std::int64_t> history(std::int64_t row) const;
   Layout layout(std::int64_t row, std::int32_t template_index) const;
 

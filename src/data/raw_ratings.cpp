@@ -1,6 +1,7 @@
 #include "data/raw_ratings.hpp"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 
 #include "core/error.hpp"
@@ -33,9 +34,10 @@ void IdTable::grow() {
   }
 }
 
-std::int32_t IdTable::intern(std::string_view id) {
+std::int32_t IdTable::intern(std::string_view id) { return intern(id, hash_of(id)); }
+
+std::int32_t IdTable::intern(std::string_view id, std::size_t hash) {
   if (2 * begin_.size() > slots_.size()) grow();
-  const std::size_t hash = hash_of(id);
   Slot& slot = slots_[slot_of(id, hash)];
   if (slot.number >= 0) return slot.number;
   if (size() == std::numeric_limits<std::int32_t>::max())
@@ -44,6 +46,27 @@ std::int32_t IdTable::intern(std::string_view id) {
   bytes_ += id;
   begin_.push_back(bytes_.size());
   return slot.number;
+}
+
+void IdTable::intern(std::span<const std::string_view> ids, std::span<std::int32_t> numbers) {
+  // A look-up reads a slot, then where the id begins, then the id: three misses of the cache one
+  // behind the other. Those of a group of ids overlap.
+  constexpr std::size_t kGroup = 32;
+  std::array<std::size_t, kGroup> hash;
+  while (!ids.empty()) {
+    const std::size_t count = std::min(kGroup, ids.size());
+    for (std::size_t i = 0; i < count; ++i) hash[i] = hash_of(ids[i]);
+    if (!slots_.empty()) {
+      const std::size_t mask = slots_.size() - 1;
+      const auto number = [&](std::size_t i) { return std::max(slots_[hash[i] & mask].number, 0); };
+      for (std::size_t i = 0; i < count; ++i) __builtin_prefetch(&slots_[hash[i] & mask]);
+      for (std::size_t i = 0; i < count; ++i) __builtin_prefetch(&begin_[number(i)]);
+      for (std::size_t i = 0; i < count; ++i) __builtin_prefetch(bytes_.data() + begin_[number(i)]);
+    }
+    for (std::size_t i = 0; i < count; ++i) numbers[i] = intern(ids[i], hash[i]);
+    ids = ids.subspan(count);
+    numbers = numbers.subspan(count);
+  }
 }
 
 std::int32_t IdTable::find(std::string_view id) const {
@@ -60,6 +83,27 @@ void RawRatings::add(std::string_view user_id, std::string_view item_id, float v
   item.push_back(items.intern(item_id));
   rating.push_back(value);
   time.push_back(when);
+}
+
+void RawRatings::add(RowColumns& rows) {
+  std::size_t kept = 0;
+  for (std::size_t row = 0; row < rows.time.size(); ++row) {
+    if (!years.holds(rows.time[row])) continue;
+    rows.user[kept] = rows.user[row];
+    rows.item[kept] = rows.item[row];
+    rows.rating[kept] = rows.rating[row];
+    rows.time[kept++] = rows.time[row];
+  }
+  outside_years += static_cast<std::int64_t>(rows.time.size() - kept);
+  rows.user.resize(kept), rows.item.resize(kept), rows.rating.resize(kept), rows.time.resize(kept);
+
+  const std::size_t before = user.size();
+  user.resize(before + kept);
+  item.resize(before + kept);
+  users.intern(rows.user, std::span(user).subspan(before));
+  items.intern(rows.item, std::span(item).subspan(before));
+  rating.insert(rating.end(), rows.rating.begin(), rows.rating.end());
+  time.insert(time.end(), rows.time.begin(), rows.time.end());
 }
 
 bool RawRatings::lacks_title(std::string_view item_id) const {

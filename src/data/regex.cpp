@@ -5,15 +5,16 @@
 
 #include <array>
 #include <cstdint>
-#include <span>
 
 #include "core/error.hpp"
+#include "data/tokenizer_json.hpp"
 #include "data/unicode_additions.hpp"
 
 namespace graphlora {
 namespace {
 
 constexpr std::size_t kJitStack = 4 << 20;
+constexpr std::size_t kMaxPattern = 1 << 16;  // those of published tokenizers have a few hundred
 
 struct Free {
   void operator()(pcre2_code* p) const { pcre2_code_free(p); }
@@ -30,18 +31,12 @@ std::string error_text(int code) {
 
 /// Ranges, for a character class, of what a property also holds in Oniguruma's version of Unicode.
 std::string additions(const std::string& property) {
-  std::span<const CodePointRange> ranges;
-  if (property == "L") {
-    ranges = kNewLetters;
-  } else if (property == "N") {
-    ranges = kNewNumbers;
-  } else if (property == "M") {
-    ranges = kNewMarks;
-  }
   std::string text;
-  for (const auto& [first, last] : ranges) {
-    text += fmt::format("\\x{{{:X}}}-\\x{{{:X}}}", static_cast<std::uint32_t>(first),
-                        static_cast<std::uint32_t>(last));
+  for (const auto& [first, last, category] : kNewCodePoints) {
+    if (std::string_view(category).starts_with(property)) {
+      text += fmt::format("\\x{{{:X}}}-\\x{{{:X}}}", static_cast<std::uint32_t>(first),
+                          static_cast<std::uint32_t>(last));
+    }
   }
   return text;
 }
@@ -50,8 +45,8 @@ std::string additions(const std::string& property) {
 /// is refused.
 std::string translate(const std::string& pattern, const std::string& where) {
   const auto refuse = [&](std::size_t begin, std::size_t length) {
-    throw DataError("{}: unsupported regular expression: \"{}\" at byte {} of \"{}\"", where,
-                    pattern.substr(begin, length), begin, pattern);
+    throw DataError("{}: unsupported regular expression: {} at byte {} of {}", where,
+                    shown(pattern.substr(begin, length)), begin, shown(pattern));
   };
   std::string result;
   bool in_class = false;
@@ -161,6 +156,10 @@ struct Regex::Impl {
 
 Regex::Regex(const std::string& pattern, const std::string& where)
     : impl_(std::make_unique<Impl>()) {
+  if (pattern.size() > kMaxPattern) {
+    throw DataError("{}: unsupported regular expression of {} bytes, at most {}", where,
+                    pattern.size(), kMaxPattern);
+  }
   const std::string translated = translate(pattern, where);
   int error = 0;
   PCRE2_SIZE offset = 0;
@@ -169,13 +168,13 @@ Regex::Regex(const std::string& pattern, const std::string& where)
                                   translated.size(), PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE,
                                   &error, &offset, nullptr));
   if (!impl_->code) {
-    throw DataError("{}: bad regular expression \"{}\": {}", where, pattern, error_text(error));
+    throw DataError("{}: bad regular expression {}: {}", where, shown(pattern), error_text(error));
   }
   std::uint32_t empty = 0;
   pcre2_pattern_info(impl_->code.get(), PCRE2_INFO_MATCHEMPTY, &empty);
   if (empty != 0) {
-    throw DataError("{}: unsupported regular expression \"{}\": it matches the empty string", where,
-                    pattern);
+    throw DataError("{}: unsupported regular expression {}: it matches the empty string", where,
+                    shown(pattern));
   }
   impl_->jit = pcre2_jit_compile(impl_->code.get(), PCRE2_JIT_COMPLETE) == 0;
 }

@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "data/byte_level.hpp"
+#include "data/normalizer.hpp"
 #include "data/tokenizer_json.hpp"
 #include "data/unicode.hpp"
 
@@ -14,6 +15,14 @@ namespace {
 
 std::string join(const std::vector<std::string>& tokens) {
   return fmt::format("{}", fmt::join(tokens, ""));
+}
+
+std::size_t read_count(const nlohmann::json& json, const char* name, const std::string& where) {
+  const nlohmann::json& value = json.at(name);
+  if (!value.is_number_integer() || value.get<double>() < 0) {
+    throw DataError("{}: decoder Strip: \"{}\" must be a number from 0", where, name);
+  }
+  return value.get<std::size_t>();
 }
 
 /// "<0x1F>" as its byte.
@@ -30,6 +39,7 @@ std::vector<std::string> join_fallback_bytes(const std::vector<std::string>& tok
   std::vector<std::string> result;
   std::string bytes;
   const auto flush = [&] {
+    if (bytes.empty()) return;
     if (find_invalid_utf8(bytes) == std::string_view::npos) {
       result.push_back(bytes);
     } else {
@@ -49,46 +59,56 @@ std::vector<std::string> join_fallback_bytes(const std::vector<std::string>& tok
   return result;
 }
 
-std::string replace_all(const std::string& text, const std::string& pattern,
-                        const std::string& content) {
-  std::string result;
-  std::size_t done = 0;
-  for (std::size_t i = 0; (i = text.find(pattern, done)) != std::string::npos;
-       done = i + pattern.size()) {
-    result.append(text, done, i - done).append(content);
-  }
-  return result.append(text, done);
+/// `token` without up to `start` and `stop` times `content` at its ends.
+std::string strip(std::string_view token, std::string_view content, std::size_t start,
+                  std::size_t stop) {
+  for (; start > 0 && token.starts_with(content); --start) token.remove_prefix(content.size());
+  for (; stop > 0 && token.ends_with(content); --stop) token.remove_suffix(content.size());
+  return std::string(token);
 }
 
 }  // namespace
 
-TokenDecoder::TokenDecoder(const nlohmann::json& json, const std::string& where) {
+TokenDecoder::TokenDecoder(const nlohmann::json& json, const std::string& where) : where_(where) {
   spaces_ = json.is_null();
-  for (const nlohmann::json* part : flatten(json, "decoders")) {
-    add(*part, where);
+  for (const nlohmann::json* part : flatten(json, "decoders", where)) {
+    add(*part);
   }
 }
 
-void TokenDecoder::add(const nlohmann::json& json, const std::string& where) {
+void TokenDecoder::add(const nlohmann::json& json) {
   const std::string type = json.at("type");
+  Step step;
   if (type == "ByteLevel") {
-    steps_.push_back({Step::Kind::byte_level, {}, {}});
+    step.kind = Step::Kind::byte_level;
   } else if (type == "ByteFallback") {
-    steps_.push_back({Step::Kind::byte_fallback, {}, {}});
+    step.kind = Step::Kind::byte_fallback;
   } else if (type == "Fuse") {
-    steps_.push_back({Step::Kind::fuse, {}, {}});
+    step.kind = Step::Kind::fuse;
   } else if (type == "Replace" && json.at("pattern").contains("String")) {
-    steps_.push_back({Step::Kind::replace, json.at("pattern").at("String"), json.at("content")});
-    if (steps_.back().pattern.empty()) {
-      throw DataError("{}: decoder Replace with an empty pattern", where);
-    }
+    step.kind = Step::Kind::replace;
+    step.pattern = json.at("pattern").at("String");
+    step.content = json.at("content");
+  } else if (type == "Metaspace") {
+    step.kind = Step::Kind::replace;
+    step.pattern = read_character(json, "replacement", where_);
+    step.content = " ";
+    step.drop_first = json.value("prepend_scheme", "always") != "never";
+  } else if (type == "Strip") {
+    step.kind = Step::Kind::strip;
+    step.pattern = read_character(json, "content", where_);
+    step.start = read_count(json, "start", where_);
+    step.stop = read_count(json, "stop", where_);
   } else {
     throw DataError(
-        "{}: unsupported decoder type \"{}\" (supported: ByteLevel, ByteFallback, Fuse, Replace of "
-        "a "
-        "String, Sequence)",
-        where, type);
+        "{}: unsupported decoder type {} (supported: ByteLevel, ByteFallback, Fuse, Metaspace, "
+        "Replace of a String, Strip, Sequence)",
+        where_, shown(type));
   }
+  if (step.kind == Step::Kind::replace && step.pattern.empty()) {
+    throw DataError("{}: decoder Replace with an empty pattern", where_);
+  }
+  steps_.push_back(std::move(step));
 }
 
 std::string TokenDecoder::decode(std::vector<std::string> tokens) const {
@@ -112,8 +132,16 @@ std::string TokenDecoder::decode(std::vector<std::string> tokens) const {
         tokens = {join(tokens)};
         break;
       case Step::Kind::replace:
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+          const std::string_view content =
+              step.drop_first && i == 0 ? std::string_view() : std::string_view(step.content);
+          tokens[i] =
+              replace_all(tokens[i], step.pattern, content, growth_limit(tokens[i].size()), where_);
+        }
+        break;
+      case Step::Kind::strip:
         for (std::string& token : tokens) {
-          token = replace_all(token, step.pattern, step.content);
+          token = strip(token, step.pattern, step.start, step.stop);
         }
         break;
     }

@@ -9,7 +9,9 @@
 #include "core/file.hpp"
 #include "data/added_tokens.hpp"
 #include "data/bpe.hpp"
+#include "data/normalizer.hpp"
 #include "data/pre_tokenizer.hpp"
+#include "data/sentencepiece.hpp"
 #include "data/token_decoder.hpp"
 #include "data/tokenizer_json.hpp"
 #include "data/unicode.hpp"
@@ -24,7 +26,7 @@ constexpr std::int64_t kMaxId = 1 << 24;
 
 std::int32_t read_id(const json& value, const std::string& token, const std::string& where) {
   if (!value.is_number_integer() || value.get<double>() < 0 || value.get<double>() > kMaxId) {
-    throw DataError("{}: token \"{}\" has the id {}, allowed are 0 to {}", where, token,
+    throw DataError("{}: token {} has the id {}, allowed are 0 to {}", where, shown(token),
                     value.is_number() ? value.dump() : value.type_name(), kMaxId);
   }
   return value.get<std::int32_t>();
@@ -60,8 +62,8 @@ Bpe::Vocabulary read_vocabulary(const json& model, const std::string& where) {
       seen.resize(id + 1, false);
     }
     if (seen[id]) {
-      throw DataError("{}: token \"{}\" has the id {}, which another token has too", where, token,
-                      id);
+      throw DataError("{}: token {} has the id {}, which another token has too", where,
+                      shown(token), id);
     }
     seen[id] = true;
     vocabulary.emplace(token, id);
@@ -85,45 +87,27 @@ std::vector<std::pair<std::string, std::string>> read_merges(const json& model,
     const std::string text = merge.is_string() ? merge.get<std::string>() : "";
     const std::size_t space = text.find(' ');
     if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-      throw DataError("{}: merge {} (\"{}\") is not a pair of tokens", where, merges.size(), text);
+      throw DataError("{}: merge {} ({}) is not a pair of tokens", where, merges.size(),
+                      shown(text));
     }
     merges.emplace_back(text.substr(0, space), text.substr(space + 1));
   }
   return merges;
 }
 
-std::vector<NormalForm> read_normalizer(const json& normalizer, const std::string& where) {
-  static const std::map<std::string, NormalForm> kForms = {{"NFC", NormalForm::nfc},
-                                                           {"NFD", NormalForm::nfd},
-                                                           {"NFKC", NormalForm::nfkc},
-                                                           {"NFKD", NormalForm::nfkd}};
-  std::vector<NormalForm> forms;
-  for (const json* part : flatten(normalizer, "normalizers")) {
-    const std::string type = part->at("type");
-    const auto form = kForms.find(type);
-    if (form == kForms.end()) {
-      throw DataError(
-          "{}: unsupported normalizer type \"{}\" (supported: NFC, NFD, NFKC, NFKD, Sequence)",
-          where, type);
-    }
-    forms.push_back(form->second);
-  }
-  return forms;
-}
-
 /// Ids that the post-processor puts in front of a single text.
 std::vector<std::int32_t> read_prefix(const json& processor, const std::string& where) {
   std::vector<std::int32_t> prefix;
-  for (const json* part : flatten(processor, "processors")) {
+  for (const json* part : flatten(processor, "processors", where)) {
     const std::string type = part->at("type");
     if (type == "ByteLevel") {
       continue;  // moves offsets only
     }
     if (type != "TemplateProcessing") {
       throw DataError(
-          "{}: unsupported post_processor type \"{}\" (supported: ByteLevel, TemplateProcessing, "
+          "{}: unsupported post_processor type {} (supported: ByteLevel, TemplateProcessing, "
           "Sequence)",
-          where, type);
+          where, shown(type));
     }
     bool has_text = false;
     for (const json& piece : part->at("single")) {
@@ -132,7 +116,12 @@ std::vector<std::int32_t> read_prefix(const json& processor, const std::string& 
         break;
       }
       const std::string name = piece.at("SpecialToken").at("id");
-      for (const json& id : part->at("special_tokens").at(name).at("ids")) {
+      const json& token = optional_member(part->at("special_tokens"), name.c_str());
+      if (token.is_null()) {
+        throw DataError("{}: the post_processor's template names {}, which it does not define",
+                        where, shown(name));
+      }
+      for (const json& id : token.at("ids")) {
         prefix.push_back(read_id(id, name, where));
       }
     }
@@ -154,19 +143,20 @@ struct Tokenizer::Impl {
 
   Impl(const json& root, const std::string& where)
       : where_(where),
-        forms_(read_normalizer(optional_member(root, "normalizer"), where)),
+        normalizer_(optional_member(root, "normalizer"), where),
         pre_tokenizer_(optional_member(root, "pre_tokenizer"), where),
         decoder_(optional_member(root, "decoder"), where) {
     const json& model = require(root, "model", where);
     if (model.value("type", "BPE") != "BPE") {
-      throw DataError("{}: unsupported model type \"{}\" (supported: BPE)", where,
-                      model.at("type").get<std::string>());
+      throw DataError("{}: unsupported model type {} (supported: BPE)", where,
+                      shown(model.at("type").get<std::string>()));
     }
     for (const char* name : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
       refuse_set(model, name, where);
     }
     const Bpe::Vocabulary vocabulary = read_vocabulary(model, where);
     Bpe::Config config;
+    config.byte_level = pre_tokenizer_.byte_level();
     config.ignore_merges = model.value("ignore_merges", false);
     config.byte_fallback = model.value("byte_fallback", false);
     config.fuse_unknown = model.value("fuse_unk", false);
@@ -199,6 +189,7 @@ struct Tokenizer::Impl {
   void add_tokens(const json& list, const Bpe::Vocabulary& vocabulary) {
     std::vector<AddedToken> raw, normalized;
     std::set<std::string> seen;
+    Regex::Workspace workspace;
     auto next_id = static_cast<std::int32_t>(vocabulary.size());
     for (const json& entry : list) {
       AddedToken token;
@@ -207,7 +198,8 @@ struct Tokenizer::Impl {
       token.lstrip = entry.value("lstrip", false);
       token.rstrip = entry.value("rstrip", false);
       if (token.content.empty() || !seen.insert(token.content).second) {
-        throw DataError("{}: added token \"{}\" is empty or listed twice", where_, token.content);
+        throw DataError("{}: added token {} is empty or listed twice", where_,
+                        shown(token.content));
       }
       token.id = read_id(require(entry, "id", where_), token.content, where_);
       // HF gives an added token its id in the vocabulary, else the next free one, whatever the file
@@ -215,14 +207,14 @@ struct Tokenizer::Impl {
       const auto known = vocabulary.find(token.content);
       const std::int32_t expected = known != vocabulary.end() ? known->second : next_id;
       if (token.id != expected) {
-        throw DataError("{}: added token \"{}\" has the id {}, by the vocabulary it would be {}",
-                        where_, token.content, token.id, expected);
+        throw DataError("{}: added token {} has the id {}, by the vocabulary it would be {}",
+                        where_, shown(token.content), token.id, expected);
       }
       next_id = std::max(next_id, token.id + 1);
       name(token.id, token.content);
       const bool special = entry.value("special", false);
       if (entry.value("normalized", !special)) {
-        token.content = normalize_text(token.content);
+        token.content = normalizer_.apply(token.content, workspace);
         normalized.push_back(std::move(token));
       } else {
         raw.push_back(std::move(token));
@@ -230,14 +222,6 @@ struct Tokenizer::Impl {
     }
     raw_ = AddedTokenMatcher(std::move(raw));
     normalized_ = AddedTokenMatcher(std::move(normalized));
-  }
-
-  std::string normalize_text(std::string_view text) const {
-    std::string result(text);
-    for (const NormalForm form : forms_) {
-      result = normalize(result, form);
-    }
-    return result;
   }
 
   void encode(std::string_view text, std::vector<std::int32_t>& ids, Workspace& workspace) const {
@@ -248,16 +232,19 @@ struct Tokenizer::Impl {
         ids.push_back(span.id);
         continue;
       }
-      const std::string normal = forms_.empty() ? std::string() : normalize_text(span.text);
+      const std::string rewritten =
+          normalizer_.empty() ? std::string()
+                              : normalizer_.apply(span.text, workspace.pre_tokenizer.regex);
+      const std::string_view normal = normalizer_.empty() ? span.text : rewritten;
       workspace.normalized.clear();
-      normalized_.split(forms_.empty() ? span.text : std::string_view(normal),
-                        workspace.normalized);
+      normalized_.split(normal, workspace.normalized);
       for (const auto& part : workspace.normalized) {
         if (part.id >= 0) {
           ids.push_back(part.id);
           continue;
         }
-        pre_tokenizer_.split(part.text, workspace.pre_tokenizer);
+        const bool first = span.text.data() == text.data() && part.text.data() == normal.data();
+        pre_tokenizer_.split(part.text, first, workspace.pre_tokenizer);
         for (const std::string_view word : workspace.pre_tokenizer.words) {
           bpe_->encode(word, ids, workspace.bpe);
         }
@@ -280,7 +267,7 @@ struct Tokenizer::Impl {
   }
 
   std::string where_;
-  std::vector<NormalForm> forms_;
+  Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   TokenDecoder decoder_;
   std::optional<std::int32_t> bos_;
@@ -294,15 +281,23 @@ struct Tokenizer::Impl {
 };
 
 Tokenizer::Tokenizer(const std::filesystem::path& model_directory) {
-  const std::filesystem::path path = model_directory / "tokenizer.json";
-  const json root = read_json(path);
+  std::filesystem::path path = model_directory / "tokenizer.json";
+  const std::filesystem::path sentencepiece = model_directory / "tokenizer.model";
+  json root;
+  if (!path_exists(path) && path_exists(sentencepiece)) {
+    path = sentencepiece;
+    root = read_sentencepiece(model_directory);
+  } else {
+    root = read_json(path);
+  }
   if (!root.is_object()) {
     throw DataError("{}: not a tokenizer as HF writes them", path.string());
   }
   try {
     impl_ = std::make_unique<Impl>(root, path.string());
   } catch (const json::exception& error) {
-    throw DataError("{}: not a tokenizer as HF writes them: {}", path.string(), error.what());
+    throw DataError("{}: not a tokenizer as HF writes them: {}", path.string(),
+                    shown(error.what()));
   }
 }
 Tokenizer::~Tokenizer() = default;
@@ -331,7 +326,7 @@ std::string Tokenizer::decode(const std::vector<std::int32_t>& ids) const {
       throw DataError("{}: cannot decode the token id {}, allowed are 0 to {}", impl_->where_, id,
                       vocabulary_size() - 1);
     }
-    tokens.push_back(impl_->tokens_[id]);
+    if (!impl_->tokens_[id].empty()) tokens.push_back(impl_->tokens_[id]);
   }
   return impl_->decoder_.decode(std::move(tokens));
 }

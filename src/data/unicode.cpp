@@ -4,6 +4,7 @@
 #include <unicode/normalizer2.h>
 #include <unicode/stringpiece.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 #include <unicode/utf8.h>
 
 #include <algorithm>
@@ -15,10 +16,13 @@
 namespace graphlora {
 namespace {
 
-bool holds(std::span<const CodePointRange> ranges, char32_t c) {
-  return std::any_of(ranges.begin(), ranges.end(), [c](const CodePointRange& range) {
-    return range.first <= c && c <= range.last;
-  });
+/// Whether one of the ranges (in order) holds `c` in a category that begins with `category`.
+bool holds(std::span<const NewCodePoints> ranges, std::string_view category, char32_t c) {
+  if (c < ranges.front().first) return false;
+  const auto range = std::partition_point(ranges.begin(), ranges.end(),
+                                          [c](const NewCodePoints& r) { return r.last < c; });
+  return range != ranges.end() && range->first <= c &&
+         std::string_view(range->category).starts_with(category);
 }
 
 /// visit(begin, end, whether it is valid) for each character or ill-formed sequence, until one call
@@ -65,16 +69,16 @@ char32_t next_code_point(std::string_view text, std::size_t& offset) {
 bool is_white_space(char32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)); }
 
 bool is_numeric(char32_t c) {
-  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0 || holds(kNewNumbers, c) ||
-         holds(kNewestNumbers, c);
+  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0 ||
+         holds(kNewCodePoints, "N", c) || holds(kNewestNumbers, "N", c);
 }
 
 bool is_word(char32_t c) {
   const auto code = static_cast<UChar32>(c);
   return (U_GET_GC_MASK(code) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0 ||
          u_hasBinaryProperty(code, UCHAR_ALPHABETIC) ||
-         u_hasBinaryProperty(code, UCHAR_JOIN_CONTROL) || holds(kNewLetters, c) ||
-         holds(kNewMarks, c) || (holds(kNewNumbers, c) && !holds(kNewCounting, c));
+         u_hasBinaryProperty(code, UCHAR_JOIN_CONTROL) || holds(kNewCodePoints, "L", c) ||
+         holds(kNewCodePoints, "M", c) || holds(kNewCodePoints, "Nd", c);
 }
 
 namespace {
@@ -122,35 +126,71 @@ std::size_t leading_white_space(std::string_view text) {
   return end;
 }
 
-std::string normalize(std::string_view text, NormalForm form) {
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* normalizer = nullptr;
-  switch (form) {
-    case NormalForm::nfc:
-      normalizer = icu::Normalizer2::getNFCInstance(status);
-      break;
-    case NormalForm::nfd:
-      normalizer = icu::Normalizer2::getNFDInstance(status);
-      break;
-    case NormalForm::nfkc:
-      normalizer = icu::Normalizer2::getNFKCInstance(status);
-      break;
-    case NormalForm::nfkd:
-      normalizer = icu::Normalizer2::getNFKDInstance(status);
-      break;
-  }
-  std::string result;
-  if (U_SUCCESS(status)) {
+namespace {
+
+[[noreturn]] void fail(UErrorCode status) {
+  throw DataError("Unicode normalization failed: {} (is ICU's data installed?)",
+                  u_errorName(status));
+}
+
+/// The normalizer inside HF `tokenizers` knows Unicode 9: later characters stay as they are.
+class Unicode9Normalizer {
+ public:
+  explicit Unicode9Normalizer(NormalForm form) : normalizer_(instance(form), known_) {}
+  std::string operator()(std::string_view text) const {
+    std::string result;
+    UErrorCode status = U_ZERO_ERROR;
     icu::StringByteSink<std::string> sink(&result);
-    normalizer->normalizeUTF8(0,
+    normalizer_.normalizeUTF8(0,
                               icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size())),
                               sink, nullptr, status);
+    if (U_FAILURE(status)) fail(status);
+    return result;
   }
-  if (U_FAILURE(status)) {
-    throw DataError("Unicode normalization failed: {} (is ICU's data installed?)",
-                    u_errorName(status));
+
+ private:
+  static icu::UnicodeSet known() {
+    UErrorCode status = U_ZERO_ERROR;
+    icu::UnicodeSet set(icu::UnicodeString::fromUTF8("[:age=9.0:]"), status);
+    if (U_FAILURE(status)) fail(status);
+    set.freeze();
+    return set;
   }
-  return result;
+  static const icu::Normalizer2& instance(NormalForm form) {
+    UErrorCode status = U_ZERO_ERROR;
+    const icu::Normalizer2* normalizer = nullptr;
+    switch (form) {
+      case NormalForm::nfc:
+        normalizer = icu::Normalizer2::getNFCInstance(status);
+        break;
+      case NormalForm::nfd:
+        normalizer = icu::Normalizer2::getNFDInstance(status);
+        break;
+      case NormalForm::nfkc:
+        normalizer = icu::Normalizer2::getNFKCInstance(status);
+        break;
+      case NormalForm::nfkd:
+        normalizer = icu::Normalizer2::getNFKDInstance(status);
+        break;
+    }
+    if (U_FAILURE(status)) fail(status);
+    return *normalizer;
+  }
+
+  const icu::UnicodeSet known_ = known();
+  icu::FilteredNormalizer2 normalizer_;
+};
+
+}  // namespace
+
+std::string normalize(std::string_view text, NormalForm form) {
+  if (std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; })) {
+    return std::string(text);
+  }
+  static const Unicode9Normalizer normalizers[] = {
+      Unicode9Normalizer(NormalForm::nfc), Unicode9Normalizer(NormalForm::nfd),
+      Unicode9Normalizer(NormalForm::nfkc), Unicode9Normalizer(NormalForm::nfkd)};
+  return normalizers[static_cast<int>(form)](text);
 }
 
 }  // namespace graphlora

@@ -31,7 +31,7 @@ std::size_t trailing_white_space(std::string_view text);
 std::size_t leading_white_space(std::string_view text);
 
 enum class NormalForm { nfc, nfd, nfkc, nfkd };
-/// Well-formed UTF-8 in a normal form.
+/// Well-formed UTF-8 in a normal form of Unicode 9, as HF `tokenizers` has it.
 std::string normalize(std::string_view text, NormalForm form);
 
 }  // namespace graphlora

@@ -1,6 +1,9 @@
 // One interface to MPI and NCCL. Every operation is collective over the communicator's ranks, must
 // be issued in the same order on each, is non-blocking and returns a Handle; tensors must be
-// contiguous and stay alive (the handle keeps them) until `wait` returns. Errors are CommError;
+// contiguous and stay alive (the handle keeps them) until `wait` returns. Tensors are on the CPU or
+// on a GPU, all of one operation alike and on every rank; either kind goes through any
+// communicator, so that callers need not tell them apart. Work queued on the current stream before
+// an operation is issued comes before it, work queued after `wait` behind it. Errors are CommError;
 // nothing exits the process.
 #pragma once
 #include <torch/types.h>
@@ -20,6 +23,7 @@ enum class ReduceOp { sum, max, min };
 /// What bytes are moved for: counters are kept per kind, so that a test can prove what travels.
 enum class Traffic : std::uint8_t {
   parameters,
+  activations,  ///< of the split linears, over the tensor axis
   halo,
   hubs,
   anchors,
@@ -56,8 +60,8 @@ struct TrafficCounter {
   std::int64_t operations = 0;
   std::int64_t bytes =
       0;               ///< all-reduce, broadcast: the tensor once; others: rows sent to other ranks
-  double seconds = 0;  ///< between issue and completion as seen by wait
-  double exposed_seconds = 0;  ///< spent inside wait
+  double seconds = 0;  ///< between issue and completion, as seen by wait (NCCL: by the GPU's clock)
+  double exposed_seconds = 0;  ///< spent inside wait (NCCL: by the stream that waits)
 };
 
 class Communicator {
@@ -82,8 +86,8 @@ class Communicator {
   virtual Handle reduce_scatter_rows(at::Tensor send, at::Tensor receive,
                                      std::span<const std::int64_t> counts, Traffic traffic) = 0;
   virtual void barrier() = 0;
-  /// Operations issued between begin and end may be fused (NCCL groups); handles are valid after
-  /// end.
+  /// Operations issued between begin and end may be fused (NCCL groups); handles may be waited for
+  /// after end, not before. Groups nest.
   virtual void group_begin() = 0;
   virtual void group_end() = 0;
   /// Ranks with the same color, ordered by key. Collective.
@@ -101,17 +105,22 @@ class Communicator {
   std::string broadcast_text(std::string text, int root, Traffic traffic);
 
   const TrafficCounter& counter(Traffic traffic) const {
-    return counters_[static_cast<std::size_t>(traffic)];
+    return (*counters_)[static_cast<std::size_t>(traffic)];
   }
-  void reset_counters() { counters_ = {}; }
+  void reset_counters() { *counters_ = {}; }
 
  protected:
   TrafficCounter& counter_of(Traffic traffic) {
-    return counters_[static_cast<std::size_t>(traffic)];
+    return (*counters_)[static_cast<std::size_t>(traffic)];
   }
+  using Counters = std::array<TrafficCounter, static_cast<std::size_t>(Traffic::count)>;
+  /// They outlive the communicator where an operation still under way holds them.
+  std::shared_ptr<Counters> counters() const { return counters_; }
+  /// From now on both communicators count in one place.
+  void share_counters(const Communicator& other) { counters_ = other.counters_; }
 
  private:
-  std::array<TrafficCounter, static_cast<std::size_t>(Traffic::count)> counters_{};
+  std::shared_ptr<Counters> counters_ = std::make_shared<Counters>();
 };
 
 /// Groups operations for as long as it lives.

@@ -1,5 +1,6 @@
 #include "dist/job.hpp"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <mpi.h>
 #include <sched.h>
@@ -19,6 +20,9 @@
 #include <system_error>
 
 #include "core/log.hpp"
+#include "dist/device.hpp"
+#include "dist/host_name.hpp"
+#include "dist/nccl_communicator.hpp"
 
 namespace graphlora {
 namespace {
@@ -54,12 +58,6 @@ bool under_mpirun() {
                      [](const char* mark) { return std::getenv(mark) != nullptr; });
 }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
-  return name.data();
-}
-
 struct Failure {
   ExitCode code = ExitCode::ok;
   std::string cause;
@@ -86,6 +84,56 @@ Failure current_failure() {
   }
 }
 
+/// This process' number among those of its host. Collective over MPI_COMM_WORLD.
+int rank_on_host() {
+  MPI_Comm host = MPI_COMM_NULL;
+  int rank = 0;
+  const int status =
+      MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+  if (status != MPI_SUCCESS) throw CommError("the ranks of a host can't be told (code {})", status);
+  MPI_Comm_rank(host, &rank);
+  MPI_Comm_free(&host);
+  return rank;
+}
+
+/// Two ranks that compute on one GPU, if there are any.
+struct Sharing {
+  int first = -1, second = -1;
+  std::size_t gpus = 0;  // of all ranks
+};
+
+/// Collective.
+Sharing find_sharing(Communicator& world, const std::array<std::int64_t, 2>& own) {
+  const at::Tensor uuids =
+      world.all_gather_varying(at::tensor({own[0], own[1]}).unsqueeze(0), Traffic::control).first;
+  const auto* data = uuids.const_data_ptr<std::int64_t>();
+  std::map<std::pair<std::int64_t, std::int64_t>, int> rank_of;
+  Sharing sharing;
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const auto [found, is_new] = rank_of.try_emplace({data[2 * rank], data[2 * rank + 1]}, rank);
+    if (!is_new && sharing.first < 0) sharing = {found->second, rank};
+  }
+  sharing.gpus = rank_of.size();
+  return sharing;
+}
+
+/// NCCL takes several ranks on one GPU from this version on, where this variable allows it.
+constexpr int kMultiRankNccl = 23000;
+constexpr const char* kMultiRankVariable = "NCCL_MULTI_RANK_GPU_ENABLE";
+
+/// Why NCCL can't serve these ranks; empty where it can.
+std::string why_not_nccl(const Sharing& sharing) {
+  if (std::string reason = why_no_nccl(); !reason.empty() || sharing.first < 0) return reason;
+  const char* variable = std::getenv(kMultiRankVariable);
+  const int version = nccl_version();
+  if (version >= kMultiRankNccl && variable != nullptr && std::string_view(variable) == "1")
+    return "";
+  return fmt::format(
+      "ranks {} and {} share a GPU: give each its own or use --comm mpi (NCCL 2.30 and later can "
+      "with {}=1, this one is {}.{})",
+      sharing.first, sharing.second, kMultiRankVariable, version / 10000, version / 100 % 100);
+}
+
 /// One line on the terminal, whatever a hostile file put into the message.
 void print_error(std::string text) {
   for (char& c : text) {
@@ -101,10 +149,14 @@ void print_error(std::string text) {
 Job::Job(int* argc, char*** argv) {
   // Read before MPI starts, which may set such variables itself.
   mpirun_ = under_mpirun();
-  // Alone, Open MPI would start a daemon, only to be able to spawn more processes.
+  // Alone, Open MPI would start a daemon, only to be able to spawn more processes, and look for
+  // network cards for 0.2 s.
   if (std::none_of(kLaunchers.begin(), kLaunchers.end(),
-                   [](const char* mark) { return std::getenv(mark) != nullptr; }))
+                   [](const char* mark) { return std::getenv(mark) != nullptr; })) {
     setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
+    setenv("OMPI_MCA_pml", "ob1", /*overwrite=*/0);
+    setenv("OMPI_MCA_btl", "self", /*overwrite=*/0);
+  }
   int provided = 0;
   const int status = MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided);
   if (status != MPI_SUCCESS) throw CommError("MPI_Init_thread failed with code {}", status);
@@ -115,10 +167,12 @@ Job::Job(int* argc, char*** argv) {
   }
   owns_mpi_ = true;
   world_ = make_mpi_world();
+  local_rank_ = rank_on_host();
   log::init(world_->rank(), world_->size());
 }
 
-Job::Job(std::shared_ptr<Communicator> world) : world_(std::move(world)) {}
+Job::Job(std::shared_ptr<Communicator> world, at::Device device)
+    : world_(std::move(world)), device_(device) {}
 
 Job::~Job() {
   if (!owns_mpi_) return;
@@ -175,6 +229,48 @@ void Job::agree(const std::function<void()>& body) {
   failure.cause = world_->broadcast_text(failure.cause, failed, Traffic::control);
   if (world_->rank() == 0) print_error(failure.cause);
   throw AgreedError(failure.code, failure.cause);
+}
+
+void Job::use_device(const std::string& device, const std::string& comm) {
+  const std::string missing = device == "cpu" ? "--device is cpu" : why_no_cuda();
+  agree([&] {
+    if (device == "cuda" && !missing.empty()) throw ConfigError("--device cuda: {}", missing);
+  });
+  std::int64_t with_gpu = 0;
+  for (const std::int64_t has : world_->all_gather(missing.empty() ? 1 : 0, Traffic::control))
+    with_gpu += has;
+  if (with_gpu < world_->size()) {
+    agree([&] {
+      if (comm == "nccl" && !missing.empty())
+        throw ConfigError("--comm nccl: it needs a GPU for every rank: {}", missing);
+    });
+    if (with_gpu > 0 && world_->rank() == 0) {
+      log::warn("{} of {} ranks have a GPU: all compute on the CPU (--device cuda says why)",
+                with_gpu, world_->size());
+    }
+    return;
+  }
+
+  device_ = cuda_device(local_rank_);
+  c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device_);
+  std::array<std::int64_t, 2> uuid{};
+  agree([&] { uuid = gpu_uuid(device_); });
+  const Sharing sharing = find_sharing(*world_, uuid);
+  const std::string reason = why_not_nccl(sharing);
+  agree([&] {
+    if (comm == "nccl" && !reason.empty()) throw ConfigError("--comm nccl: {}", reason);
+  });
+  std::int64_t able = 0;
+  for (const std::int64_t one : world_->all_gather(reason.empty() ? 1 : 0, Traffic::control))
+    able += one;
+  // Alone there is nothing to move; on a shared GPU NCCL is an experiment, to be asked for.
+  const bool nccl = comm == "nccl" || (comm == "auto" && able == world_->size() &&
+                                       world_->size() > 1 && sharing.first < 0);
+  std::string over = "MPI through pinned memory";
+  if (nccl) over = fmt::format("NCCL {}.{}", nccl_version() / 10000, nccl_version() / 100 % 100);
+  log::info("ranks: {}, GPUs: {} ({}), {}", world_->size(), sharing.gpus, gpu_name(device_),
+            world_->size() == 1 && !nccl ? "nothing to exchange" : over);
+  if (nccl) world_ = make_nccl_communicator(world_, device_);
 }
 
 void Job::catch_signals() const {

@@ -16,12 +16,23 @@ class Job {
   Job(int* argc, char*** argv);
   /// A job over some ranks of an MPI that another Job has started: how tests set what P ranks
   /// compute against what one does.
-  explicit Job(std::shared_ptr<Communicator> world);
+  explicit Job(std::shared_ptr<Communicator> world, at::Device device = at::kCPU);
   ~Job();
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;
 
   std::shared_ptr<Communicator> world() const { return world_; }
+
+  /// This rank's number among the ranks of its host, from 0.
+  int local_rank() const { return local_rank_; }
+  /// Where this rank computes: the CPU until use_device() has chosen another.
+  at::Device device() const { return device_; }
+
+  /// Chooses by --device (auto, cpu, cuda) and --comm (auto, nccl, mpi) what this rank computes on,
+  /// and makes it the current device, and what ranks talk over: with NCCL, world() is another
+  /// communicator from here on. auto is cuda where every rank has a GPU, and nccl where each has
+  /// one of its own. Collective. What can't be had is a ConfigError, agreed on.
+  void use_device(const std::string& device, const std::string& comm);
 
   /// Runs `body` and turns what it throws into an exit code. An Error on one rank of several ends
   /// the whole job at once with that rank's own message. Returns the process' exit code.
@@ -50,6 +61,8 @@ class Job {
   bool owns_mpi_ = false;
   bool mpirun_ = false;  // a launcher that kills the ranks on SIGTERM started this process
   std::int64_t step_ = -1;
+  int local_rank_ = 0;
+  at::Device device_ = at::kCPU;
 };
 
 /// Threads for this rank: OMP_NUM_THREADS where set, else the cores of the affinity mask divided by

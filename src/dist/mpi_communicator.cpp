@@ -6,6 +6,8 @@
 #include <numeric>
 
 #include "core/error.hpp"
+#include "core/profile_range.hpp"
+#include "dist/check_tensors.hpp"
 #include "dist/job.hpp"
 
 namespace graphlora {
@@ -27,10 +29,19 @@ std::string error_text(int status) {
   return std::string(text, static_cast<std::size_t>(length));
 }
 
-std::int64_t row_bytes(const at::Tensor& rows) {
-  std::int64_t elements = 1;
-  for (std::int64_t d = 1; d < rows.dim(); ++d) elements *= rows.size(d);
-  return elements * static_cast<std::int64_t>(rows.element_size());
+/// The tensor where MPI can reach it: itself or, for one on a GPU, pinned memory, `filled` by the
+/// current stream with the tensor's values (which this waits for).
+at::Tensor on_host(const at::Tensor& tensor, bool filled) {
+  if (tensor.is_cpu()) return tensor;
+  const at::Tensor host =
+      at::empty(tensor.sizes(), at::dtype(tensor.scalar_type()).pinned_memory(true));
+  if (filled) host.copy_(tensor);
+  return host;
+}
+
+/// The way back: by the current stream, not waited for.
+void from_host(const at::Tensor& host, const at::Tensor& tensor) {
+  if (!tensor.is_cpu()) tensor.copy_(host, /*non_blocking=*/true);
 }
 
 bool is_half(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
@@ -98,6 +109,7 @@ class MpiCommunicator::Running final : public Handle::Operation {
   void wait() override {
     if (done_) return;
     done_ = true;
+    const ProfileRange range(name_);
     const auto before = Clock::now();
     std::vector<MPI_Status> statuses(requests_.size());
     const int status = MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(),
@@ -168,50 +180,6 @@ void MpiCommunicator::check(int status, const char* operation) const {
   throw CommError("{} failed on rank {} of {}: {}", operation, rank_, size_, error_text(status));
 }
 
-void MpiCommunicator::check_tensor(const at::Tensor& tensor, const char* operation,
-                                   const char* role) const {
-  if (!tensor.defined())
-    throw CommError("{} on rank {}: the {} is undefined", operation, rank_, role);
-  if (!tensor.device().is_cpu()) {
-    throw CommError("{} on rank {}: the {} is on {}; the MPI communicator takes CPU tensors only",
-                    operation, rank_, role, tensor.device().str());
-  }
-  if (tensor.layout() != at::kStrided || !tensor.is_contiguous())
-    throw CommError("{} on rank {}: the {} is not contiguous", operation, rank_, role);
-}
-
-void MpiCommunicator::check_rows(const at::Tensor& tensor, std::span<const std::int64_t> counts,
-                                 const char* operation, const char* role) const {
-  check_tensor(tensor, operation, role);
-  if (tensor.dim() < 1)
-    throw CommError("{} on rank {}: the {} has no rows (it is a scalar)", operation, rank_, role);
-  if (counts.size() != static_cast<std::size_t>(size_)) {
-    throw CommError("{} on rank {}: {} counts for {} ranks", operation, rank_, counts.size(),
-                    size_);
-  }
-  std::int64_t rows = 0;
-  for (const std::int64_t count : counts) {
-    if (count < 0) throw CommError("{} on rank {}: a negative count of rows", operation, rank_);
-    rows += count;
-  }
-  if (tensor.size(0) != rows) {
-    throw CommError("{} on rank {}: the {} has {} rows, its counts add up to {}", operation, rank_,
-                    role, tensor.size(0), rows);
-  }
-}
-
-void MpiCommunicator::check_same_rows(const at::Tensor& send, const at::Tensor& receive,
-                                      const char* operation) const {
-  if (send.scalar_type() != receive.scalar_type() ||
-      send.sizes().slice(1) != receive.sizes().slice(1)) {
-    throw CommError("{} on rank {}: rows of type {} and shape {} are sent, of {} and {} received",
-                    operation, rank_, at::toString(send.scalar_type()),
-                    fmt::format("[{}]", fmt::join(send.sizes().slice(1), ", ")),
-                    at::toString(receive.scalar_type()),
-                    fmt::format("[{}]", fmt::join(receive.sizes().slice(1), ", ")));
-  }
-}
-
 void MpiCommunicator::in_pieces(std::int64_t total,
                                 const std::function<void(std::int64_t, int)>& part) const {
   for (std::int64_t first = 0; first < total; first += max_count_)
@@ -219,42 +187,56 @@ void MpiCommunicator::in_pieces(std::int64_t total,
 }
 
 Handle MpiCommunicator::all_reduce(at::Tensor tensor, ReduceOp op, Traffic traffic) {
-  constexpr const char* kName = "all-reduce";
-  check_tensor(tensor, kName, "tensor");
-  const at::Tensor result = tensor.detach();
-  const at::Tensor work = is_half(result.scalar_type()) ? result.to(at::kFloat) : result;
-  const MPI_Datatype type = reduction_type(work.scalar_type());
+  const ProfileRange range(kAllReduce);
+  check_tensor(*this, tensor, kAllReduce, "tensor");
+  const at::ScalarType given = tensor.scalar_type();
+  const at::ScalarType reduced = is_half(given) ? at::kFloat : given;
+  const MPI_Datatype type = reduction_type(reduced);
   if (type == MPI_DATATYPE_NULL) {
-    throw CommError("{} on rank {}: tensors of type {} can't be reduced", kName, rank_,
-                    at::toString(tensor.scalar_type()));
+    throw CommError("{} on rank {}: tensors of type {} can't be reduced", kAllReduce, rank_,
+                    at::toString(given));
   }
   TrafficCounter& counter = counter_of(traffic);
   ++counter.operations;
-  counter.bytes += static_cast<std::int64_t>(result.nbytes());
-  auto running = std::make_unique<Running>(*this, kName, counter, std::vector{result, work});
+  counter.bytes += static_cast<std::int64_t>(tensor.nbytes());
+  if (size_ == 1 && tensor.is_cuda()) return {};
+  const at::Tensor result = tensor.detach();
+  const at::Tensor host = on_host(result, /*filled=*/true);
+  const at::Tensor work = host.to(reduced);
+  auto running =
+      std::make_unique<Running>(*this, kAllReduce, counter, std::vector{result, host, work});
   auto* data = static_cast<char*>(work.data_ptr());
   in_pieces(work.numel(), [&](std::int64_t first, int count) {
     check(MPI_Iallreduce(MPI_IN_PLACE, data + first * work.element_size(), count, type,
-                         reduction(op, work.scalar_type()), communicator_, running->add()),
-          kName);
+                         reduction(op, reduced), communicator_, running->add()),
+          kAllReduce);
   });
-  if (!work.is_same(result)) running->then([result, work] { result.copy_(work); });
+  if (!work.is_same(result)) {
+    running->then([result, host, work] {
+      if (!work.is_same(host)) host.copy_(work);
+      from_host(host, result);
+    });
+  }
   return Handle(std::move(running));
 }
 
 Handle MpiCommunicator::broadcast(at::Tensor tensor, int root, Traffic traffic) {
-  constexpr const char* kName = "broadcast";
-  check_tensor(tensor, kName, "tensor");
-  if (root < 0 || root >= size_)
-    throw CommError("{} on rank {}: no rank {} among {}", kName, rank_, root, size_);
+  const ProfileRange range(kBroadcast);
+  check_tensor(*this, tensor, kBroadcast, "tensor");
+  check_root(*this, root, kBroadcast);
   TrafficCounter& counter = counter_of(traffic);
   ++counter.operations;
   counter.bytes += static_cast<std::int64_t>(tensor.nbytes());
-  auto running = std::make_unique<Running>(*this, kName, counter, std::vector{tensor});
-  auto* data = static_cast<char*>(tensor.data_ptr());
-  in_pieces(static_cast<std::int64_t>(tensor.nbytes()), [&](std::int64_t first, int count) {
-    check(MPI_Ibcast(data + first, count, MPI_BYTE, root, communicator_, running->add()), kName);
+  if (size_ == 1 && tensor.is_cuda()) return {};
+  const at::Tensor result = tensor.detach();
+  const at::Tensor host = on_host(result, /*filled=*/rank_ == root);
+  auto running = std::make_unique<Running>(*this, kBroadcast, counter, std::vector{result, host});
+  auto* data = static_cast<char*>(host.data_ptr());
+  in_pieces(static_cast<std::int64_t>(host.nbytes()), [&](std::int64_t first, int count) {
+    check(MPI_Ibcast(data + first, count, MPI_BYTE, root, communicator_, running->add()),
+          kBroadcast);
   });
+  if (rank_ != root) running->then([result, host] { from_host(host, result); });
   return Handle(std::move(running));
 }
 
@@ -262,23 +244,28 @@ Handle MpiCommunicator::exchange(const char* name, at::Tensor send,
                                  std::span<const std::int64_t> send_first,
                                  std::span<const std::int64_t> send_counts, at::Tensor receive,
                                  std::span<const std::int64_t> receive_counts, Traffic traffic) {
+  const ProfileRange range(name);
   const std::int64_t width = row_bytes(receive);
   TrafficCounter& counter = counter_of(traffic);
   ++counter.operations;
-  auto running = std::make_unique<Running>(*this, name, counter, std::vector{send, receive});
+  const at::Tensor result = receive.detach();
+  if (size_ == 1 && result.is_cuda()) {
+    result.copy_(send.detach());
+    return {};
+  }
+  const at::Tensor source = on_host(send.detach(), /*filled=*/true);
+  const at::Tensor target = on_host(result, /*filled=*/false);
+  auto running =
+      std::make_unique<Running>(*this, name, counter, std::vector{source, target, result});
   const int tag = next_tag_;
   next_tag_ = (next_tag_ + 1) % kTags;
-  const auto* from = static_cast<const char*>(send.data_ptr());
-  auto* to = static_cast<char*>(receive.data_ptr());
+  const auto* from = static_cast<const char*>(source.data_ptr());
+  auto* to = static_cast<char*>(target.data_ptr());
 
   std::int64_t first = 0;
   for (int peer = 0; peer < size_; ++peer) {
     char* rows = to + first * width;
     if (peer == rank_) {
-      if (send_counts[peer] != receive_counts[peer]) {
-        throw CommError("{} on rank {}: {} rows for itself, {} expected", name, rank_,
-                        send_counts[peer], receive_counts[peer]);
-      }
       if (receive_counts[peer] * width > 0)
         std::memcpy(rows, from + send_first[peer] * width, receive_counts[peer] * width);
     } else {
@@ -300,75 +287,72 @@ Handle MpiCommunicator::exchange(const char* name, at::Tensor send,
             name);
     });
   }
+  if (!target.is_same(result)) running->then([target, result] { from_host(target, result); });
   return Handle(std::move(running));
 }
 
 Handle MpiCommunicator::all_gather_rows(at::Tensor send, at::Tensor receive,
                                         std::span<const std::int64_t> counts, Traffic traffic) {
-  constexpr const char* kName = "all-gather of rows";
-  check_rows(receive, counts, kName, "received tensor");
-  check_tensor(send, kName, "sent tensor");
-  check_same_rows(send, receive, kName);
-  if (send.size(0) != counts[rank_]) {
-    throw CommError("{} on rank {}: {} rows are sent, {} announced", kName, rank_, send.size(0),
-                    counts[rank_]);
-  }
+  check_all_gather(*this, send, receive, counts);
   const std::vector<std::int64_t> send_first(size_, 0), send_counts(size_, counts[rank_]);
-  return exchange(kName, send, send_first, send_counts, receive, counts, traffic);
+  return exchange(kAllGather, send, send_first, send_counts, receive, counts, traffic);
 }
 
 Handle MpiCommunicator::all_to_all_rows(at::Tensor send, std::span<const std::int64_t> send_counts,
                                         at::Tensor receive,
                                         std::span<const std::int64_t> receive_counts,
                                         Traffic traffic) {
-  constexpr const char* kName = "all-to-all of rows";
-  check_rows(send, send_counts, kName, "sent tensor");
-  check_rows(receive, receive_counts, kName, "received tensor");
-  check_same_rows(send, receive, kName);
+  check_all_to_all(*this, send, send_counts, receive, receive_counts);
   std::vector<std::int64_t> send_first(size_, 0);
   std::exclusive_scan(send_counts.begin(), send_counts.end(), send_first.begin(), std::int64_t{0});
-  return exchange(kName, send, send_first, send_counts, receive, receive_counts, traffic);
+  return exchange(kAllToAll, send, send_first, send_counts, receive, receive_counts, traffic);
 }
 
 Handle MpiCommunicator::reduce_scatter_rows(at::Tensor send, at::Tensor receive,
                                             std::span<const std::int64_t> counts, Traffic traffic) {
-  constexpr const char* kName = "reduce-scatter of rows";
-  check_rows(send, counts, kName, "sent tensor");
-  check_tensor(receive, kName, "received tensor");
-  check_same_rows(send, receive, kName);
-  if (receive.size(0) != counts[rank_]) {
-    throw CommError("{} on rank {}: room for {} rows, {} announced", kName, rank_, receive.size(0),
-                    counts[rank_]);
-  }
-  const at::Tensor result = receive.detach();
-  const bool half = is_half(send.scalar_type());
-  const at::Tensor from = half ? send.detach().to(at::kFloat) : send.detach();
-  const at::Tensor to = half ? at::empty_like(result, at::kFloat) : result;
-  const MPI_Datatype type = reduction_type(from.scalar_type());
+  const ProfileRange range(kReduceScatter);
+  check_reduce_scatter(*this, send, receive, counts);
+  const at::ScalarType given = send.scalar_type();
+  const at::ScalarType reduced = is_half(given) ? at::kFloat : given;
+  const MPI_Datatype type = reduction_type(reduced);
   if (type == MPI_DATATYPE_NULL) {
-    throw CommError("{} on rank {}: tensors of type {} can't be reduced", kName, rank_,
-                    at::toString(send.scalar_type()));
+    throw CommError("{} on rank {}: tensors of type {} can't be reduced", kReduceScatter, rank_,
+                    at::toString(given));
   }
   TrafficCounter& counter = counter_of(traffic);
   ++counter.operations;
   counter.bytes += (send.size(0) - counts[rank_]) * row_bytes(send);
-  auto running = std::make_unique<Running>(*this, kName, counter, std::vector{from, to, result});
+  const at::Tensor result = receive.detach();
+  if (size_ == 1 && result.is_cuda()) {
+    result.copy_(send.detach());
+    return {};
+  }
+  const at::Tensor from = on_host(send.detach(), /*filled=*/true).to(reduced);
+  const at::Tensor host = on_host(result, /*filled=*/false);
+  const at::Tensor to = reduced == given ? host : at::empty_like(host, reduced);
+  auto running = std::make_unique<Running>(*this, kReduceScatter, counter,
+                                           std::vector{from, host, to, result});
   const auto* source = static_cast<const char*>(from.data_ptr());
   auto* target = static_cast<char*>(to.data_ptr());
   const std::int64_t width = row_bytes(from);
   const auto item = static_cast<std::int64_t>(from.element_size());
-  const MPI_Op op = reduction(ReduceOp::sum, from.scalar_type());
+  const MPI_Op op = reduction(ReduceOp::sum, reduced);
   std::int64_t row = 0;
   for (int root = 0; root < size_; ++root) {
     in_pieces(counts[root] * width / item, [&](std::int64_t first, int count) {
       check(MPI_Ireduce(source + row * width + first * item,
                         root == rank_ ? target + first * item : nullptr, count, type, op, root,
                         communicator_, running->add()),
-            kName);
+            kReduceScatter);
     });
     row += counts[root];
   }
-  if (half) running->then([result, to] { result.copy_(to); });
+  if (!to.is_same(result)) {
+    running->then([host, to, result] {
+      if (!to.is_same(host)) host.copy_(to);
+      from_host(host, result);
+    });
+  }
   return Handle(std::move(running));
 }
 

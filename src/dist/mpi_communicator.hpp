@@ -1,4 +1,5 @@
-// The communicator over MPI, for CPU tensors.
+// The communicator over MPI. It knows CPU memory only: tensors on a GPU travel by way of pinned
+// memory, so that it needs no MPI with CUDA and several ranks can share a GPU.
 #pragma once
 #include <mpi.h>
 
@@ -12,7 +13,9 @@ namespace graphlora {
 /// Reductions and broadcasts are MPI_I* collectives; row exchanges are non-blocking messages
 /// between the pairs of ranks that have rows for each other. Nothing is sent for empty tensors and
 /// zero counts. All dtypes move; reductions know every real dtype (bf16 and fp16 are summed in
-/// fp32, bool as logical or and and). An operation's handle must not outlive its communicator.
+/// fp32, bool as logical or and and). Issuing an operation on CUDA tensors waits for the current
+/// stream; its result is copied back by the stream that is current in wait. An operation's handle
+/// must not outlive its communicator.
 class MpiCommunicator final : public Communicator {
  public:
   /// Elements (of messages: bytes) handed to one MPI call at most; more is cut into pieces. Tests
@@ -43,11 +46,6 @@ class MpiCommunicator final : public Communicator {
   class Running;
 
   void check(int status, const char* operation) const;
-  void check_tensor(const at::Tensor& tensor, const char* operation, const char* role) const;
-  void check_rows(const at::Tensor& tensor, std::span<const std::int64_t> counts,
-                  const char* operation, const char* role) const;
-  void check_same_rows(const at::Tensor& send, const at::Tensor& receive,
-                       const char* operation) const;
   /// Sends send_counts[p] rows from row send_first[p] on to every rank p.
   Handle exchange(const char* name, at::Tensor send, std::span<const std::int64_t> send_first,
                   std::span<const std::int64_t> send_counts, at::Tensor receive,

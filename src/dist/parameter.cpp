@@ -36,4 +36,24 @@ const Row& row_of(Placement placement) { return kTable.at(static_cast<std::size_
 Axis reduction_axis(Placement placement) { return row_of(placement).axis; }
 bool is_sliced(Placement placement) { return row_of(placement).sliced; }
 
+std::vector<std::int64_t> ParameterSlice::whole_shape(const at::Tensor& part) const {
+  std::vector<std::int64_t> shape = part.sizes().vec();
+  shape.at(static_cast<std::size_t>(dim)) = whole;
+  return shape;
+}
+
+at::Tensor ParameterSlice::of(const at::Tensor& whole_tensor, const at::Tensor& part) const {
+  return whole_tensor.narrow(dim, begin, part.size(dim));
+}
+
+at::Tensor gather_slices(Communicator& tensor, const at::Tensor& part,
+                         const std::optional<ParameterSlice>& slice) {
+  if (!slice) return part;
+  // Rows travel: what is sliced along another dimension is turned for the journey.
+  const at::Tensor rows = part.detach().transpose(0, slice->dim).contiguous();
+  return tensor.all_gather_varying(rows, Traffic::control)
+      .first.transpose(0, slice->dim)
+      .contiguous();
+}
+
 }  // namespace graphlora

@@ -2,8 +2,12 @@
 #pragma once
 #include <torch/types.h>
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "dist/communicator.hpp"
 
 namespace graphlora {
 
@@ -25,13 +29,30 @@ Axis reduction_axis(Placement placement);
 /// Whether each tensor rank holds its own slice (its squares are summed over T for the clip norm).
 bool is_sliced(Placement placement);
 
+/// Which part of a whole tensor a rank of a tensor group holds: indices [begin, begin + size) along
+/// `dim`, of `whole`.
+struct ParameterSlice {
+  std::int64_t dim = 0, begin = 0, whole = 0;
+
+  /// Shape of the whole of which `part` is a slice.
+  std::vector<std::int64_t> whole_shape(const at::Tensor& part) const;
+  /// The slice with the shape of `part` out of a whole of that shape.
+  at::Tensor of(const at::Tensor& whole, const at::Tensor& part) const;
+};
+
 /// `value` is a leaf that requires grad (fp32 or fp64); its gradient is value.grad(), undefined =
 /// zero.
 struct Parameter {
   std::string name;  ///< as in the checkpoint
   at::Tensor value;
   Placement placement;
-  bool decay = true;  ///< weight decay applies (not on biases)
+  bool decay = true;                                   ///< weight decay applies (not on biases)
+  std::optional<ParameterSlice> slice = std::nullopt;  ///< of sliced ones, where T > 1
 };
+
+/// The whole of which this rank holds `part`; without a slice the part itself. Collective over the
+/// tensor group if there is a slice.
+at::Tensor gather_slices(Communicator& tensor, const at::Tensor& part,
+                         const std::optional<ParameterSlice>& slice);
 
 }  // namespace graphlora

@@ -1,8 +1,26 @@
 #include "dist/process_grid.hpp"
 
 #include "core/error.hpp"
+#include "dist/host_name.hpp"
 
 namespace graphlora {
+namespace {
+
+/// Collective over the tensor group whose first world rank is `first`.
+void require_one_host(Communicator& tensor, int first) {
+  const std::string host = host_name();
+  const std::string host_of_first = tensor.broadcast_text(host, 0, Traffic::control);
+  const auto elsewhere = tensor.all_gather(host == host_of_first ? 0 : 1, Traffic::control);
+  for (int t = 0; t < tensor.size(); ++t) {
+    if (elsewhere[t] == 0) continue;
+    throw ConfigError(
+        "--tensor-parallel {}: ranks {} and {} share a replica of the LLM, but are on two hosts; "
+        "give each host a multiple of {} ranks, consecutive ones (mpirun --map-by slot)",
+        tensor.size(), first, first + t, tensor.size());
+  }
+}
+
+}  // namespace
 
 ProcessGrid::ProcessGrid(std::shared_ptr<Communicator> world, int tensor_parallel)
     : world_(std::move(world)) {
@@ -12,12 +30,11 @@ ProcessGrid::ProcessGrid(std::shared_ptr<Communicator> world, int tensor_paralle
     throw ConfigError("--tensor-parallel {} does not divide the {} ranks of this run",
                       tensor_parallel, world_->size());
   }
-  if (tensor_parallel > 1)
-    throw ConfigError("--tensor-parallel above 1 is not supported yet; use 1");
   const int replica = world_->rank() / tensor_parallel;
   const int slice = world_->rank() % tensor_parallel;
   data_ = world_->split(slice, replica);
   tensor_ = world_->split(replica, slice);
+  require_one_host(*tensor_, world_->rank() - slice);
 }
 
 }  // namespace graphlora

@@ -9,8 +9,8 @@ namespace graphlora {
 /// The three axes of communication. Graph axis = world: every rank owns one METIS part.
 class ProcessGrid {
  public:
-  /// Collective. Throws ConfigError if T does not divide the world size, or is above 1 (not yet
-  /// supported).
+  /// Collective. Throws ConfigError if T does not divide the world size, or if the ranks of a
+  /// replica are not on one host: their all-reduces, four a layer, need its memory or NVLink.
   ProcessGrid(std::shared_ptr<Communicator> world, int tensor_parallel);
 
   Communicator& world() const { return *world_; }

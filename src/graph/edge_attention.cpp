@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "core/device_loop.hpp"
 #include "graph/attention_kernel.hpp"
 #include "graph/plan_context.hpp"
 
@@ -42,6 +43,47 @@ void for_rows(const RowLists& lists, std::int64_t limit, const Body& body) {
                    });
 }
 
+RowRuns runs_of(const RowLists& lists, std::int64_t limit, at::Device device) {
+  RowRuns runs;
+  runs.pointers = lists.pointers.to(device).const_data_ptr<std::int64_t>();
+  runs.stride = lists.stride;
+  runs.drop_begin = lists.drop.drop_begin;
+  runs.drop_end = lists.drop.drop_end;
+  runs.groups = lists.groups;
+  runs.index = lists.index.to(device).const_data_ptr<std::int32_t>();
+  runs.limit = limit;
+  return runs;
+}
+
+template <class T>
+void attend_on_device(at::Device device, const GraphPlan& plan, const EdgeAttention<T>& attention,
+                      T* out, T* lse) {
+  const RowRuns in_edges = runs_of(plan.in_edges, plan.sources(), device);
+  device_loop(device, "attend_lse", plan.targets, attention.heads,
+              AttendLse<T>{attention, in_edges, lse});
+  device_loop(device, "attend_out", plan.targets, attention.heads * attention.width,
+              AttendOut<T>{attention, in_edges, lse, out});
+}
+
+template <class T>
+void attend_backward_on_device(at::Device device, const GraphPlan& plan,
+                               const EdgeAttention<T>& attention,
+                               const EdgeAttentionGradient<T>& gradient, T* to_value, T* to_src,
+                               T* to_dst) {
+  device_loop(device, "attend_target_gradient", plan.targets, attention.heads,
+              AttendTargetGradient<T>{attention, gradient,
+                                      runs_of(plan.in_edges, plan.sources(), device), to_dst});
+  const auto sources = [&](const RowLists& lists, std::int64_t first) {
+    const RowRuns uses = runs_of(lists, plan.targets, device);
+    device_loop(device, "attend_value_gradient", lists.rows, attention.heads * attention.width,
+                AttendValueGradient<T>{attention, gradient, uses, first, to_value});
+    device_loop(device, "attend_source_gradient", lists.rows, attention.heads,
+                AttendSourceGradient<T>{attention, gradient, uses, first, to_src});
+  };
+  sources(plan.out_edges, 0);
+  sources(plan.halo_uses, plan.owned);
+}
+
 struct Attend : torch::autograd::Function<Attend> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& value,
                             const at::Tensor& src, const at::Tensor& dst, const GraphPlan& plan) {
@@ -54,6 +96,8 @@ struct Attend : torch::autograd::Function<Attend> {
       const auto attention = arguments<scalar_t>(value_mKC, src_mK, dst_tK);
       auto* out = out_tKC.mutable_data_ptr<scalar_t>();
       auto* lse = lse_tK.mutable_data_ptr<scalar_t>();
+      if (takes_device_path(value_mKC))
+        return attend_on_device(value_mKC.device(), plan, attention, out, lse);
       for_rows(plan.in_edges, plan.sources(),
                [&](std::int64_t row, const auto& each) { attend(attention, row, each, out, lse); });
     });
@@ -77,6 +121,10 @@ struct Attend : torch::autograd::Function<Attend> {
       auto* to_value = grad_value.mutable_data_ptr<scalar_t>();
       auto* to_src = grad_src.mutable_data_ptr<scalar_t>();
       auto* to_dst = grad_dst.mutable_data_ptr<scalar_t>();
+      if (takes_device_path(value_mKC)) {
+        return attend_backward_on_device(value_mKC.device(), plan, attention, gradient, to_value,
+                                         to_src, to_dst);
+      }
       for_rows(plan.in_edges, plan.sources(), [&](std::int64_t row, const auto& each) {
         attend_target_backward(attention, gradient, row, each, to_dst);
       });
@@ -98,8 +146,10 @@ at::Tensor edge_attention(const at::Tensor& value_mKC, const at::Tensor& src_mK,
   TORCH_CHECK(value_mKC.dim() == 3 && value_mKC.size(0) == plan.sources() && plan.hubs == 0 &&
                   src_mK.size(0) == plan.sources() && dst_tK.size(0) == plan.targets &&
                   src_mK.size(1) == value_mKC.size(1) && dst_tK.size(1) == value_mKC.size(1) &&
-                  value_mKC.is_cpu(),
-              "edge_attention: shapes do not fit the plan, it has hubs, or a tensor is on a GPU");
+                  value_mKC.device() == src_mK.device() && value_mKC.device() == dst_tK.device() &&
+                  value_mKC.scalar_type() == src_mK.scalar_type() &&
+                  value_mKC.scalar_type() == dst_tK.scalar_type(),
+              "edge_attention: shapes, types or devices do not fit, or the plan has hubs");
   return Attend::apply(value_mKC, src_mK, dst_tK, plan);
 }
 

@@ -287,7 +287,7 @@ Frontier FrontierBuilder::build(const GraphPlan& full, std::span<const std::int6
 
   Frontier frontier;
   frontier.rows_f = copy_of(rows_);
-  frontier.degree_f = full.degree_n.index_select(0, frontier.rows_f);
+  frontier.degree_f = full.degree_n.cpu().index_select(0, frontier.rows_f);
   std::vector<std::int64_t> places;
   for (const std::int64_t row : rows_S) places.push_back(place_[row]);
   frontier.place_S = copy_of(places);

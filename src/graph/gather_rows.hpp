@@ -18,7 +18,7 @@ class GatherPlan {
   GatherPlan(Communicator& world, const NodeMap& map, std::span<const std::int64_t> nodes);
 
   /// Local rows this rank sends, concatenated by receiving rank (i64).
-  const at::Tensor& send_rows() const { return send_rows_; }
+  const at::Tensor& send_rows(at::Device device = at::kCPU) const { return send_rows_.to(device); }
   /// Rows picked by send_rows (one per entry) → the rows this rank asked for, in its order.
   /// Collective.
   at::Tensor forward(const at::Tensor& picked_SC, Traffic traffic) const;
@@ -28,7 +28,7 @@ class GatherPlan {
 
  private:
   Communicator& world_;
-  at::Tensor send_rows_, order_, inverse_order_;
+  DeviceTensor send_rows_, order_, inverse_order_;
   std::vector<std::int64_t> send_counts_, receive_counts_;
 };
 

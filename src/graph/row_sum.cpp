@@ -5,13 +5,8 @@
 
 #include <algorithm>
 
-#include "graph/spmm_kernel.hpp"
-#ifdef GRAPHLORA_HAS_CUDA
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-
+#include "core/device_loop.hpp"
 #include "graph/spmm_cuda.hpp"
-#endif
 
 namespace graphlora {
 namespace {
@@ -25,6 +20,24 @@ void sum_rows(const RowSum<T>& sum, std::int64_t first, std::int64_t last) {
     for (; column + 32 <= sum.width; column += 32) sum_row<32>(sum, i, column);
     for (; column + 8 <= sum.width; column += 8) sum_row<8>(sum, i, column);
     for (; column < sum.width; ++column) sum_row<1>(sum, i, column);
+  }
+}
+
+// Row by row as on CUDA: long ones in parts.
+template <class T>
+void sum_rows_in_parts(const RowSum<T>& sum, std::int64_t first, std::int64_t last) {
+  constexpr int kParts = 32;
+  T parts[kParts];
+  for (std::int64_t i = first; i < last; ++i) {
+    for (std::int64_t column = 0; column < sum.width; ++column) {
+      if (row_entries(sum, i) < kLongRow) {
+        sum_row<1>(sum, i, column);
+        continue;
+      }
+      for (int part = 0; part < kParts; ++part)
+        parts[part] = part_sum(sum, i, column, part, kParts);
+      finish_parts(sum, i, column, parts, kParts, 1);
+    }
   }
 }
 
@@ -55,24 +68,28 @@ void row_sum(const RowLists& lists, const at::Tensor& x_mC, std::int64_t limit,
              const at::Tensor& init_kC, const at::Tensor& out_kC, std::int64_t first,
              std::int64_t last) {
   TORCH_CHECK(x_mC.is_contiguous() && out_kC.is_contiguous() && x_mC.size(1) == out_kC.size(1) &&
-                  out_kC.size(0) == lists.rows && last <= lists.rows,
-              "row_sum: shapes do not fit");
+                  out_kC.size(0) == lists.rows && first >= 0 && last <= lists.rows &&
+                  limit <= x_mC.size(0) && x_mC.device() == out_kC.device() &&
+                  x_mC.scalar_type() == out_kC.scalar_type(),
+              "row_sum: shapes, types or devices do not fit");
   if (first >= last || x_mC.size(1) == 0) return;
   AT_DISPATCH_FLOATING_TYPES(x_mC.scalar_type(), "row_sum", [&] {
     const auto sum = arguments<scalar_t>(lists, x_mC, limit, init_kC, out_kC);
+    on_device(
+        x_mC.device(), "row_sum",
+        [&]([[maybe_unused]] CudaStream stream) {
 #ifdef GRAPHLORA_HAS_CUDA
-    if (x_mC.is_cuda()) {
-      const c10::cuda::CUDAGuard guard(x_mC.device());
-      sum_rows_cuda(sum, first, last, c10::cuda::getCurrentCUDAStream());
-      return;
-    }
+          sum_rows_cuda(sum, first, last, stream);
 #endif
-    TORCH_CHECK(x_mC.is_cpu(), "row_sum: this build has no kernel for ", x_mC.device().str());
-    const auto& blocks = lists.blocks;
-    const auto count = static_cast<std::int64_t>(blocks.size()) - 1;
-    at::parallel_for(0, count, 1, [&](std::int64_t from, std::int64_t to) {
-      sum_rows(sum, std::max(first, blocks[from]), std::min(last, blocks[to]));
-    });
+        },
+        [&] {
+          if (takes_device_path(x_mC)) return sum_rows_in_parts(sum, first, last);
+          const auto& blocks = lists.blocks;
+          const auto count = static_cast<std::int64_t>(blocks.size()) - 1;
+          at::parallel_for(0, count, 1, [&](std::int64_t from, std::int64_t to) {
+            sum_rows(sum, std::max(first, blocks[from]), std::min(last, blocks[to]));
+          });
+        });
   });
 }
 

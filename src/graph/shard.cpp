@@ -450,8 +450,9 @@ std::shared_ptr<const GraphPlan> Shard::make_plan(const CutView& view, int limit
   plan->hub_rows = hub_rows_;
   plan->hub_targets = at::arange(hub_rows_.cpu().numel(), at::kLong);
 
-  plan->degree_n = at::empty({n}, at::kInt);
-  auto* degree = plan->degree_n.mutable_data_ptr<std::int32_t>();
+  const at::Tensor degree_n = at::empty({n}, at::kInt);
+  plan->degree_n = degree_n;
+  auto* degree = degree_n.mutable_data_ptr<std::int32_t>();
   for (std::int64_t row = 0; row < n; ++row) {
     degree[row] = static_cast<std::int32_t>(plan->in_edges.size(row));
     plan->entries += degree[row];
@@ -518,7 +519,7 @@ std::int64_t Shard::bytes() const {
   }
   std::set<int> limits;
   for (const auto& [view, limit, plan] : plans_) {
-    bytes += static_cast<std::int64_t>(plan->degree_n.nbytes());
+    bytes += static_cast<std::int64_t>(plan->degree_n.cpu().nbytes());
     if (!limits.insert(limit).second) continue;
     for (const at::Tensor* tensor :
          {&plan->send_rows.cpu(), &plan->receive_rows.cpu(), &plan->homecoming.pointers.cpu(),

@@ -98,7 +98,7 @@ struct GraphPlan {
   std::vector<std::int64_t> hub_counts;  ///< hubs of each rank, in the order of hubs
   DeviceTensor hub_rows;                 ///< i64: owned rows of this rank's hubs
   DeviceTensor hub_targets;              ///< i64: which of them are targets (indices into hub_rows)
-  at::Tensor degree_n;                   ///< i32, degrees of owned rows in the cut graph
+  DeviceTensor degree_n;                 ///< i32, degrees of owned rows in the cut graph
   std::vector<std::int64_t> send_counts;     ///< rows to each rank
   DeviceTensor send_rows;                    ///< i64[S], owned rows, concatenated by receiver
   std::vector<std::int64_t> receive_counts;  ///< halo rows from each rank

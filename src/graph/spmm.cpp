@@ -19,7 +19,7 @@ struct Scales {
 };
 
 Scales scales_of(const GraphPlan& plan, Normalization normalization, const at::Tensor& like) {
-  const at::Tensor degree_n1 = plan.degree_n.unsqueeze(1).to(like.options());
+  const at::Tensor degree_n1 = plan.degree_n.to(like.device()).unsqueeze(1).to(like.options());
   switch (normalization) {
     case Normalization::symmetric: {
       const at::Tensor scale_n1 = degree_n1.rsqrt().masked_fill_(degree_n1 == 0, 0);
@@ -46,10 +46,12 @@ void scaled_into(const at::Tensor& x_nC, const at::Tensor& scale_n1, at::Tensor 
 // y_tC = A·x for an x_mC whose owned rows are filled.
 at::Tensor multiply(at::Tensor x_mC, const GraphPlan& plan, Communicator& world) {
   const auto device = x_mC.device();
-  auto halo = HaloTransfer::forward(x_mC, plan, world);
+  // Hubs first: on CUDA operations complete in the order they are issued, and interior rows, which
+  // hide the halo, wait for the hubs.
   const at::Tensor hub_rows_o = plan.hub_rows.to(device);
   auto hubs = HubTransfer::gather(x_mC.index_select(0, hub_rows_o),
                                   x_mC.narrow(0, plan.owned, plan.hubs), plan, world);
+  auto halo = HaloTransfer::forward(x_mC, plan, world);
   const at::Tensor partial_kC = at::empty({plan.hubs, x_mC.size(1)}, x_mC.options());
   row_sum(plan.hub_in, x_mC, plan.owned, {}, partial_kC, 0, plan.hubs);
   const at::Tensor own_oC = at::empty({hub_rows_o.size(0), x_mC.size(1)}, x_mC.options());
@@ -72,16 +74,16 @@ at::Tensor multiply(at::Tensor x_mC, const GraphPlan& plan, Communicator& world)
 at::Tensor multiply_transposed(at::Tensor g_tkC, const GraphPlan& plan, Communicator& world) {
   const auto device = g_tkC.device();
   const std::int64_t width = g_tkC.size(1);
-  at::Tensor gx_mC = at::empty({plan.sources(), width}, g_tkC.options());
-  row_sum(plan.halo_uses, g_tkC, plan.targets, {},
-          gx_mC.narrow(0, plan.owned + plan.hubs, plan.halo_slots), 0, plan.halo_slots);
-  auto halo = HaloTransfer::adjoint(gx_mC, plan, world);
   const at::Tensor hub_rows_o = plan.hub_rows.to(device), chosen = plan.hub_targets.to(device);
   at::Tensor own_oC = at::zeros({hub_rows_o.size(0), width}, g_tkC.options());
   if (chosen.numel() > 0) {
     own_oC.index_copy_(0, chosen, g_tkC.index_select(0, hub_rows_o.index_select(0, chosen)));
   }
   auto hubs = HubTransfer::gather(own_oC, g_tkC.narrow(0, plan.targets, plan.hubs), plan, world);
+  at::Tensor gx_mC = at::empty({plan.sources(), width}, g_tkC.options());
+  row_sum(plan.halo_uses, g_tkC, plan.targets, {},
+          gx_mC.narrow(0, plan.owned + plan.hubs, plan.halo_slots), 0, plan.halo_slots);
+  auto halo = HaloTransfer::adjoint(gx_mC, plan, world);
   const at::Tensor partial_kC = gx_mC.narrow(0, plan.owned, plan.hubs);
   row_sum(plan.hub_out, g_tkC, plan.targets, {}, partial_kC, 0, plan.hubs);
   const at::Tensor sums_oC = at::empty_like(own_oC);

@@ -2,11 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define GRAPHLORA_HOST_DEVICE __host__ __device__
-#else
-#define GRAPHLORA_HOST_DEVICE
-#endif
+#include "core/host_device.hpp"
 
 namespace graphlora {
 
@@ -65,6 +61,41 @@ GRAPHLORA_HOST_DEVICE inline void sum_row(const RowSum<T>& a, std::int64_t i, st
   add_run<W>(a, p[0], p[a.drop_begin], column, sum);
   add_run<W>(a, p[a.drop_end], p[a.groups], column, sum);
   for (int w = 0; w < W; ++w) a.out[i * a.width + column + w] = sum[w];
+}
+
+/// Rows with this many entries are summed in parts side by side on CUDA: popular items.
+inline constexpr std::int64_t kLongRow = 1024;
+
+template <class T>
+GRAPHLORA_HOST_DEVICE inline std::int64_t row_entries(const RowSum<T>& a, std::int64_t i) {
+  const std::int64_t* p = a.pointers + i * a.stride;
+  return p[a.drop_begin] - p[0] + p[a.groups] - p[a.drop_end];
+}
+
+/// Of row i the sum over the entries of one of `parts` equal parts, in order.
+template <class T>
+GRAPHLORA_HOST_DEVICE inline T part_sum(const RowSum<T>& a, std::int64_t i, std::int64_t column,
+                                        int part, int parts) {
+  const std::int64_t* p = a.pointers + i * a.stride;
+  const std::int64_t first_run = p[a.drop_begin] - p[0], entries = row_entries(a, i);
+  const std::int64_t begin = entries * part / parts, end = entries * (part + 1) / parts;
+  const auto least = [](std::int64_t x, std::int64_t y) { return x < y ? x : y; };
+  T sum[1] = {};
+  add_run<1>(a, p[0] + least(begin, first_run), p[0] + least(end, first_run), column, sum);
+  const std::int64_t second = p[a.drop_end] - first_run;
+  add_run<1>(a, second + (begin > first_run ? begin : first_run),
+             second + (end > first_run ? end : first_run), column, sum);
+  return sum[0];
+}
+
+/// Number `column` of row i from its parts' sums, part p's at part_sums[p·step].
+template <class T>
+GRAPHLORA_HOST_DEVICE inline void finish_parts(const RowSum<T>& a, std::int64_t i,
+                                               std::int64_t column, const T* part_sums, int parts,
+                                               int step) {
+  T sum = a.init != nullptr ? a.init[i * a.width + column] : T(0);
+  for (int part = 0; part < parts; ++part) sum += part_sums[part * step];
+  a.out[i * a.width + column] = sum;
 }
 
 }  // namespace graphlora

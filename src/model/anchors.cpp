@@ -4,10 +4,22 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 
 #include "core/tensor_view.hpp"
+#include "graph/scatter_rows.hpp"
 
 namespace graphlora {
+
+/// Which of its replica's anchors a rank fetches and projects: [first, first + count).
+struct AnchorStage::Share {
+  std::vector<std::int64_t> counts;  // of the ranks of the tensor group
+  std::int64_t first = 0, count = 0;
+  template <class T>
+  std::span<const T> of(std::span<const T> all) const {
+    return all.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+  }
+};
 
 /// What backward needs of the last forward.
 struct AnchorStage::Step {
@@ -16,11 +28,12 @@ struct AnchorStage::Step {
   at::Tensor known_A1;            // 0 at anchors treated as unknown
   at::Tensor g_Sr, z_Sr;          // leaf at the owner, and its normalization
   at::Tensor e_AD, projected_AH;  // leaf at the asking rank, and the projector's output
+  Share share;
   AnchorRows rows;
   std::shared_ptr<const GraphPlan> plan;  // of all nodes
   Frontier frontier;                      // its layers, in frontier mode
   LayerPlans layers;
-  at::Tensor place_S;  // rows of the GNN's result that were picked
+  at::Tensor place_S;  // rows of the GNN's result that were picked, on the CPU
   std::int64_t targets = 0;
 };
 
@@ -44,29 +57,66 @@ AnchorStage::~AnchorStage() = default;
 
 at::Tensor AnchorStage::picked_rows(const GatherPlan& gather, const at::Tensor& z_Sr) const {
   if (projector_ == nullptr) return z_Sr;
-  const at::Tensor e_SD = table_.weight_nD.index_select(0, gather.send_rows());
+  const at::Tensor e_SD = table_.weight_nD.index_select(0, gather.send_rows(device()));
   return z_Sr.defined() ? at::cat({e_SD, z_Sr}, 1) : e_SD;
 }
 
-AnchorRows AnchorStage::forward(const CutView& view, std::span<const std::int64_t> nodes,
-                                std::span<const std::uint8_t> unknown) {
+AnchorStage::Share AnchorStage::share_of(std::size_t anchors) const {
+  const auto all = static_cast<std::int64_t>(anchors);
+  const std::int64_t ranks = grid_.tensor_parallel(), rank = grid_.tensor_rank();
+  Share share;
+  for (std::int64_t t = 0; t < ranks; ++t)
+    share.counts.push_back(all * (t + 1) / ranks - all * t / ranks);
+  share.first = all * rank / ranks;
+  share.count = share.counts[rank];
+  return share;
+}
+
+AnchorRows AnchorStage::complete(const AnchorRows& own, const Share& share) const {
+  if (grid_.tensor_parallel() == 1) return own;
+  const std::int64_t anchors =
+      std::accumulate(share.counts.begin(), share.counts.end(), std::int64_t{0});
+  AnchorRows all;
+  Handle embedding, z;
+  {
+    const CommunicationGroup group(grid_.tensor());
+    const auto gather = [&](const at::Tensor& rows, at::Tensor& whole) {
+      if (!rows.defined()) return Handle();
+      whole = at::empty({anchors, rows.size(1)}, rows.options().requires_grad(false));
+      return grid_.tensor().all_gather_rows(rows.contiguous(), whole, share.counts,
+                                            Traffic::anchors);
+    };
+    embedding = gather(own.embedding_MH, all.embedding_MH);
+    z = gather(own.z_Mr, all.z_Mr);
+  }
+  embedding.wait();
+  z.wait();
+  return all;
+}
+
+AnchorRows AnchorStage::forward(const CutView& view, std::span<const std::int64_t> all_nodes,
+                                std::span<const std::uint8_t> all_unknown) {
   if (gnn_ == nullptr && projector_ == nullptr) return {};
+  const Share share = share_of(all_nodes.size());
+  const auto nodes = share.of(all_nodes);
+  const auto unknown = share.of(all_unknown);
   step_ = std::make_unique<Step>(GatherPlan(grid_.world(), map_, nodes));
   Step& step = *step_;
+  step.share = share;
   at::Tensor known_A1 = at::empty({static_cast<std::int64_t>(nodes.size()), 1}, at::kDouble);
   std::transform(unknown.begin(), unknown.end(), known_A1.mutable_data_ptr<double>(),
                  std::logical_not<>());
-  step.known_A1 = known_A1.to(table_.weight_nD.scalar_type());
+  step.known_A1 = known_A1.to(table_.weight_nD.options());
 
   if (gnn_ != nullptr) {
     step.plan = shard_.plan(view);
     const at::Tensor& rows_S = step.gather.send_rows();
-    at::Tensor e_nD = table_.weight_nD, degree_n = step.plan->degree_n;
+    at::Tensor e_nD = table_.weight_nD, degree_n = step.plan->degree_n.cpu();
     if (frontiers_ != nullptr) {
       step.frontier =
           frontiers_->build(*step.plan, values_of<std::int64_t>(rows_S), gnn_->layers(), hops_);
       for (const GraphPlan& layer : step.frontier.layers) step.layers.push_back(&layer);
-      e_nD = e_nD.index_select(0, step.frontier.rows_f);
+      e_nD = e_nD.index_select(0, step.frontier.rows_f.to(device()));
       degree_n = step.frontier.degree_f;
       step.place_S = step.frontier.place_S;
     } else {
@@ -76,7 +126,7 @@ AnchorRows AnchorStage::forward(const CutView& view, std::span<const std::int64_
     const at::Tensor g_tr = gnn_->forward(step.layers, grid_.world(), e_nD, /*training=*/true);
     step.targets = g_tr.size(0);
     const at::AutoGradMode mode(true);
-    step.g_Sr = g_tr.index_select(0, step.place_S).set_requires_grad(true);
+    step.g_Sr = g_tr.index_select(0, step.place_S.to(device())).set_requires_grad(true);
     step.z_Sr = normalize_rows(step.g_Sr, degree_n.index_select(0, step.place_S));
   }
   const at::Tensor picked =
@@ -88,12 +138,12 @@ AnchorRows AnchorStage::forward(const CutView& view, std::span<const std::int64_
     const at::AutoGradMode mode(true);
     step.e_AD = received.slice(1, 0, width).contiguous().set_requires_grad(true);
     step.projected_AH = projector_->forward(step.e_AD);
-    step.rows.embedding_MH = step.projected_AH.detach().set_requires_grad(true);
+    step.rows.embedding_MH = step.projected_AH.detach();
   }
-  if (gnn_ != nullptr) {
-    step.rows.z_Mr =
-        received.slice(1, width, received.size(1)).contiguous().set_requires_grad(true);
-  }
+  if (gnn_ != nullptr) step.rows.z_Mr = received.slice(1, width, received.size(1)).contiguous();
+  step.rows = complete(step.rows, share);
+  for (at::Tensor* rows : {&step.rows.embedding_MH, &step.rows.z_Mr})
+    if (rows->defined()) rows->set_requires_grad(true);
   return step.rows;
 }
 
@@ -101,8 +151,9 @@ EmbeddingGradient AnchorStage::backward() {
   EmbeddingGradient gradient;
   if (step_ == nullptr) return gradient;
   Step& step = *step_;
-  const auto gradient_of = [](const at::Tensor& leaf) {
-    return leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
+  const auto gradient_of = [&](const at::Tensor& leaf) {
+    return (leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf))
+        .narrow(0, step.share.first, step.share.count);
   };
 
   std::vector<at::Tensor> parts;
@@ -126,7 +177,7 @@ EmbeddingGradient AnchorStage::backward() {
     torch::autograd::backward({step.z_Sr}, {home.slice(1, width, home.size(1))});
     at::Tensor grad_g_tr =
         at::zeros({step.targets, step.g_Sr.size(1)}, step.g_Sr.options().requires_grad(false));
-    grad_g_tr.index_add_(0, step.place_S, step.g_Sr.grad());
+    add_rows(grad_g_tr, step.place_S, step.g_Sr.grad());
     gnn_->backward(grad_g_tr, gradient);
     if (frontiers_ != nullptr) {
       sparse_rows.push_back(step.frontier.rows_f);
@@ -148,7 +199,7 @@ std::int64_t AnchorStage::predicted_bytes(const CutView& view,
   LayerPlans layers(static_cast<std::size_t>(gnn_->layers()), plan.get());
   Frontier frontier;
   if (frontiers_ != nullptr) {
-    const GatherPlan gather(grid_.world(), map_, nodes);
+    const GatherPlan gather(grid_.world(), map_, share_of(nodes.size()).of(nodes));
     frontier = frontiers_->build(*plan, values_of<std::int64_t>(gather.send_rows()), gnn_->layers(),
                                  hops_);
     layers.clear();
@@ -163,17 +214,18 @@ at::Tensor AnchorStage::node_z() {
   const auto plan = shard_.plan(shard_.cut().full_view());
   const LayerPlans layers(static_cast<std::size_t>(gnn_->layers()), plan.get());
   return normalize_rows(gnn_->forward(layers, grid_.world(), table_.weight_nD, /*training=*/false),
-                        plan->degree_n);
+                        plan->degree_n.to(device()));
 }
 
 void AnchorStage::begin_inference() { inference_z_nr_ = node_z(); }
 
-AnchorRows AnchorStage::infer(std::span<const std::int64_t> nodes) {
+AnchorRows AnchorStage::infer(std::span<const std::int64_t> all_nodes) {
   if (gnn_ == nullptr && projector_ == nullptr) return {};
   const at::NoGradGuard guard;
-  const GatherPlan gather(grid_.world(), map_, nodes);
+  const Share share = share_of(all_nodes.size());
+  const GatherPlan gather(grid_.world(), map_, share.of(all_nodes));
   at::Tensor z_Sr;
-  if (inference_z_nr_.defined()) z_Sr = inference_z_nr_.index_select(0, gather.send_rows());
+  if (inference_z_nr_.defined()) z_Sr = inference_z_nr_.index_select(0, gather.send_rows(device()));
   const at::Tensor received = gather.forward(picked_rows(gather, z_Sr), Traffic::anchors);
   AnchorRows rows;
   std::int64_t width = 0;
@@ -182,7 +234,7 @@ AnchorRows AnchorStage::infer(std::span<const std::int64_t> nodes) {
     rows.embedding_MH = projector_->forward(received.slice(1, 0, width));
   }
   if (gnn_ != nullptr) rows.z_Mr = received.slice(1, width, received.size(1)).contiguous();
-  return rows;
+  return complete(rows, share);
 }
 
 }  // namespace graphlora

@@ -26,12 +26,14 @@ class AnchorStage {
               const GnnConfig& config = {});
   ~AnchorStage();
 
-  /// Rows for the anchors `nodes` of this rank's examples under `view`; unknown[i] != 0 zeroes E
+  /// Rows for the anchors `nodes` of this replica's examples under `view`; unknown[i] != 0 zeroes E
   /// and z of anchor i. The tensors are leaves that require grad, and the LLM accumulates into
-  /// them. Collective.
+  /// them. The ranks of a tensor group give the same anchors; each fetches and projects its share,
+  /// an all-gather completes them. Collective.
   AnchorRows forward(const CutView& view, std::span<const std::int64_t> nodes,
                      std::span<const std::uint8_t> unknown);
-  /// From the leaves' gradients: projector and GNN gradients into their parameters, E's as
+  /// From the leaves' gradients, which every rank of a tensor group has whole (each takes its own
+  /// share's, without reduction): projector and GNN gradients into their parameters, E's as
   /// returned. Collective.
   EmbeddingGradient backward();
 
@@ -51,13 +53,21 @@ class AnchorStage {
 
  private:
   struct Step;
+  struct Share;
   /// Rows [E | z] picked for sending; z is absent without a GNN.
   at::Tensor picked_rows(const GatherPlan& gather, const at::Tensor& z_Sr) const;
+  /// This rank's share of its replica's anchors.
+  Share share_of(std::size_t anchors) const;
+  /// The rows of all of a replica's anchors from each rank's share of them. Collective over the
+  /// tensor group.
+  AnchorRows complete(const AnchorRows& own, const Share& share) const;
 
   ProcessGrid& grid_;
   const NodeMap& map_;
   const Shard& shard_;
   const EmbeddingTable& table_;
+  /// Where E is, and with it the GNN, the projector and the anchors' rows.
+  at::Device device() const { return table_.weight_nD.device(); }
   Gnn* gnn_;
   Projector* projector_;
   std::int64_t hops_;

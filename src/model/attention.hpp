@@ -9,15 +9,19 @@
 
 namespace graphlora {
 
-/// q_TND, k_TGD, v_TGD (rotary applied) → o_TND. Softmax in fp32 (fp64 for fp64). Local,
-/// differentiable: the backward recomputes probabilities per segment from q, k, v and the saved
-/// log-sum-exp. Segments with a parent are not supported yet (throws ConfigError).
+/// q_TND, k_TGD, v_TGD (rotary applied) → o_TND. A query sees its own key and those before it in
+/// its segment, with a `window` above 0 the last `window` of these; keys that no query of a block
+/// of 32 sees cost nothing. Softmax in fp32 (fp64 for fp64). Local, differentiable: the backward
+/// recomputes probabilities per segment from q, k, v and the saved log-sum-exp. On CUDA bf16 goes
+/// through LibTorch's flash kernels where they fit (the order of their backward's sums is not
+/// fixed). Segments with a parent are not supported yet (throws ConfigError).
 at::Tensor attention(const at::Tensor& q_TND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
-                     std::span<const Segment> segments);
+                     std::span<const Segment> segments, std::int64_t window = 0);
 
 /// The same for queries at single tokens, at most one a segment: q_SND is the query of token
 /// tokens_S[s] → o_SND.
 at::Tensor attention_at(const at::Tensor& q_SND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
-                        std::span<const Segment> segments, std::span<const std::int64_t> tokens_S);
+                        std::span<const Segment> segments, std::span<const std::int64_t> tokens_S,
+                        std::int64_t window = 0);
 
 }  // namespace graphlora

@@ -10,6 +10,7 @@
 #include "model/hf_checkpoint.hpp"
 #include "model/lora.hpp"
 #include "model/lora_linear.hpp"
+#include "model/model_slice.hpp"
 #include "model/rotary.hpp"
 
 namespace graphlora {
@@ -31,15 +32,22 @@ struct DecoderInputs {
   at::Tensor ratio_sums_2;  ///< see Injection
 };
 
-/// Layers of a model, by exact index.
+/// Layers of a model, by exact index. Each rank of a tensor group computes the heads and MLP
+/// columns of its slice; what enters and leaves a layer is whole on all of them.
 class Decoder {
  public:
-  /// All by reference.
-  Decoder(const LlamaConfig& config, const BaseWeights& weights, const LoraAdapters& adapters,
-          const RotaryTable& rotary)
-      : config_(config), weights_(weights), adapters_(adapters), rotary_(rotary) {}
+  /// All by reference; `tensor` may be null where the slice is all of the model.
+  Decoder(const LlamaConfig& config, const ModelSlice& slice, Communicator* tensor,
+          const BaseWeights& weights, const LoraAdapters& adapters, const RotaryTable& rotary)
+      : config_(config),
+        slice_(slice),
+        tensor_(tensor),
+        weights_(weights),
+        adapters_(adapters),
+        rotary_(rotary) {}
 
-  /// x_TH → x_TH. Local, differentiable; saves what its parts' Functions save.
+  /// x_TH → x_TH. Collective over the tensor group, as is its backward; differentiable; saves what
+  /// its parts' Functions save.
   at::Tensor layer(std::int64_t layer, const at::Tensor& x_TH, const DecoderInputs& inputs) const;
   /// The last layer, which only needs its outputs at the scored tokens: x_TH → x_SH.
   at::Tensor last_layer(const at::Tensor& x_TH, const DecoderInputs& inputs) const;
@@ -50,13 +58,17 @@ class Decoder {
     Target target;
     std::int64_t outputs;
   };
-  at::Tensor adapted(std::int64_t layer, const at::Tensor& x, const at::Tensor& weight,
+  BaseLinear by_columns(const at::Tensor& weight, const at::Tensor& bias = {}) const;
+  BaseLinear by_rows(const at::Tensor& weight, std::int64_t first_input) const;
+  at::Tensor adapted(std::int64_t layer, const at::Tensor& x, const BaseLinear& base,
                      const at::Tensor& residual, const std::vector<Linear>& linears,
                      InputGroup group, const TokenRows& rows, const DecoderInputs& inputs) const;
   at::Tensor output_and_mlp(std::int64_t layer, const at::Tensor& stream, const at::Tensor& o,
                             const TokenRows& rows, const DecoderInputs& inputs) const;
 
   const LlamaConfig& config_;
+  const ModelSlice& slice_;
+  Communicator* tensor_;
   const BaseWeights& weights_;
   const LoraAdapters& adapters_;
   const RotaryTable& rotary_;

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "core/device_loop.hpp"
 #include "core/error.hpp"
 #include "core/rng.hpp"
 #include "model/dropout_mask.hpp"
@@ -18,7 +19,7 @@ namespace {
 using simd::VecU32;
 
 typedef std::uint64_t VecU64 __attribute__((vector_size(128)));
-constexpr std::int64_t kChunk = 128;  // features of 16 counters
+constexpr std::int64_t kChunk = 128;  // features of 16 counters, as in DropoutMask
 constexpr std::int64_t kGrain = 16;
 
 GRAPHLORA_INLINE VecU64 multiply(VecU32 x, std::uint32_t factor) {
@@ -27,12 +28,12 @@ GRAPHLORA_INLINE VecU64 multiply(VecU32 x, std::uint32_t factor) {
 GRAPHLORA_INLINE VecU32 low(VecU64 x) { return __builtin_convertvector(x, VecU32); }
 GRAPHLORA_INLINE VecU32 high(VecU64 x) { return __builtin_convertvector(x >> 32, VecU32); }
 
-/// core/rng.hpp's philox4x32 for 16 consecutive values of counter word 3.
-GRAPHLORA_CLONES void draw(float* mask, std::int64_t chunks, std::uint64_t stream,
+/// core/rng.hpp's philox4x32 for 16 consecutive values of counter word 3. Chunks [first, end).
+GRAPHLORA_CLONES void draw(float* mask, std::int64_t first, std::int64_t end, std::uint64_t stream,
                            std::uint32_t position, std::uint32_t place, std::uint64_t key,
                            std::uint32_t threshold, float scale) {
   constexpr VecU32 kLane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk, mask += kChunk) {
+  for (std::int64_t chunk = first; chunk < end; ++chunk, mask += kChunk) {
     VecU32 c0 = VecU32{} + static_cast<std::uint32_t>(stream);
     VecU32 c1 = VecU32{} + static_cast<std::uint32_t>(stream >> 32);
     VecU32 c2 = VecU32{} + position;
@@ -66,10 +67,17 @@ at::Tensor apply_mask(const at::Tensor& x_TF, const at::Tensor& streams_T,
   const auto* streams = streams_T.const_data_ptr<std::int64_t>();
   const auto* positions = positions_T.const_data_ptr<std::int64_t>();
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "dropout", [&] {
+    if (takes_device_path(x)) {
+      const kernel::FeatureMask part = mask.features(0, features, streams_T, positions_T);
+      device_loop(x.device(), "dropout", x.size(0), part.columns(),
+                  kernel::ApplyMask<scalar_t>{part, mask.scale(), x.const_data_ptr<scalar_t>(),
+                                              y_TF.mutable_data_ptr<scalar_t>()});
+      return;
+    }
     at::parallel_for(0, x.size(0), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<float> row(DropoutMask::padded(features));
+      std::vector<float> buffer(DropoutMask::padded(0, features));
       for (std::int64_t t = begin; t < end; ++t) {
-        mask.row(row.data(), features, streams[t], positions[t]);
+        const float* row = mask.row(buffer.data(), 0, features, streams[t], positions[t]);
         const scalar_t* from = x.const_data_ptr<scalar_t>() + t * features;
         scalar_t* to = y_TF.data_ptr<scalar_t>() + t * features;
         for (std::int64_t f = 0; f < features; ++f) {
@@ -124,10 +132,12 @@ DropoutMask::DropoutMask(const DropoutKey& key, std::int64_t layer, InputGroup g
   }
 }
 
-void DropoutMask::row(float* mask, std::int64_t features, std::int64_t stream,
-                      std::int64_t position) const {
-  draw(mask, padded(features) / kChunk, static_cast<std::uint64_t>(stream),
+const float* DropoutMask::row(float* buffer, std::int64_t first, std::int64_t features,
+                              std::int64_t stream, std::int64_t position) const {
+  const std::int64_t chunk = first / kChunk;
+  draw(buffer, chunk, chunk + padded(first, features) / kChunk, static_cast<std::uint64_t>(stream),
        static_cast<std::uint32_t>(position), place_, key_, threshold_, scale_);
+  return buffer + first % kChunk;
 }
 
 at::Tensor dropout(const at::Tensor& x_TF, const at::Tensor& streams_T,
@@ -135,8 +145,9 @@ at::Tensor dropout(const at::Tensor& x_TF, const at::Tensor& streams_T,
                    InputGroup group) {
   TORCH_CHECK(x_TF.dim() == 2 && streams_T.is_contiguous() && positions_T.is_contiguous() &&
                   streams_T.scalar_type() == at::kLong && positions_T.scalar_type() == at::kLong &&
-                  streams_T.size(0) == x_TF.size(0) && positions_T.size(0) == x_TF.size(0),
-              "dropout: shapes do not agree");
+                  streams_T.size(0) == x_TF.size(0) && positions_T.size(0) == x_TF.size(0) &&
+                  streams_T.device() == x_TF.device() && positions_T.device() == x_TF.device(),
+              "dropout: shapes or devices do not agree");
   if (!DropoutMask(key, layer, group).active()) return x_TF;
   return Dropout::apply(x_TF, streams_T, positions_T, key, layer, group);
 }

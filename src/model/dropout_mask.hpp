@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "model/dropout.hpp"
+#include "model/dropout_kernel.hpp"
 
 namespace graphlora {
 
@@ -14,12 +15,32 @@ class DropoutMask {
  public:
   DropoutMask(const DropoutKey& key, std::int64_t layer, InputGroup group);
   bool active() const { return threshold_ > 0; }
-  /// mask[0…features), with room for a multiple of 128.
-  void row(float* mask, std::int64_t features, std::int64_t stream, std::int64_t position) const;
+  /// Draws features [first, first + features) into `buffer`, which has room for padded(first,
+  /// features) numbers, and returns where the first of them stands in it.
+  const float* row(float* buffer, std::int64_t first, std::int64_t features, std::int64_t stream,
+                   std::int64_t position) const;
 
-  static std::int64_t padded(std::int64_t features) { return (features + 127) / 128 * 128; }
+  /// The factor of what is kept.
+  float scale() const { return scale_; }
+  /// The same mask for loops on the device of streams_T and positions_T (i64, contiguous), which
+  /// must outlive them.
+  kernel::FeatureMask features(std::int64_t first, std::int64_t features,
+                               const at::Tensor& streams_T, const at::Tensor& positions_T) const {
+    return {key_,
+            place_,
+            threshold_,
+            first,
+            features,
+            streams_T.const_data_ptr<std::int64_t>(),
+            positions_T.const_data_ptr<std::int64_t>()};
+  }
+
+  static std::int64_t padded(std::int64_t first, std::int64_t features) {
+    return (first % kChunk + features + kChunk - 1) / kChunk * kChunk;
+  }
 
  private:
+  static constexpr std::int64_t kChunk = 128;  // features of 16 counters
   std::uint64_t key_;
   std::uint32_t place_;
   std::uint32_t threshold_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <span>
 
+#include "graph/scatter_rows.hpp"
+
 namespace graphlora {
 namespace {
 
@@ -12,17 +14,15 @@ constexpr std::int64_t kNormRows = 4096;
 }  // namespace
 
 void EmbeddingGradient::set_sparse(const at::Tensor& rows_S, const at::Tensor& values_SD) {
-  const auto [sorted, order] =
-      at::sort(rows_S, /*stable=*/std::optional(true), /*dim=*/0, /*descending=*/false);
-  const auto [unique, inverse, counts] = at::unique_consecutive(sorted, /*return_inverse=*/true);
-  sparse_rows_S = unique;
-  sparse_SD = at::zeros({unique.size(0), values_SD.size(1)}, values_SD.options());
-  // index_add_ walks its index in order, so that equal rows are summed in the order given.
-  sparse_SD.index_add_(0, inverse, values_SD.index_select(0, order));
+  const RowTotals totals = sum_equal_rows(rows_S.cpu(), values_SD);
+  sparse_rows_S = totals.rows_U.to(values_SD.device());
+  sparse_SD = totals.sums_UC;
 }
 
 double EmbeddingGradient::squared_norm() const {
-  double sum = 0;
+  // Summed where E is, and read once.
+  at::Tensor sum;
+  const auto add = [&](const at::Tensor& part) { sum = sum.defined() ? sum + part : part; };
   if (dense_nD.defined()) {
     const std::int64_t n = dense_nD.size(0);
     const at::Tensor buffer_bD =
@@ -31,24 +31,24 @@ double EmbeddingGradient::squared_norm() const {
       const std::int64_t end = std::min(begin + kNormRows, n);
       at::Tensor rows_bD = buffer_bD.slice(0, 0, end - begin);
       rows(begin, end, rows_bD);
-      sum += rows_bD.square_().sum(at::kDouble).item<double>();
+      add(rows_bD.square_().sum(at::kDouble));
     }
-    return sum;
+    return sum.defined() ? sum.item<double>() : 0;
   }
   if (low_rank_nr.defined()) {
     const at::Tensor gram_rr = at::mm(factor_rD, factor_rD.t());
     const std::int64_t n = low_rank_nr.size(0);
     for (std::int64_t begin = 0; begin < n; begin += kNormRows) {
       const at::Tensor p_br = low_rank_nr.slice(0, begin, std::min(begin + kNormRows, n));
-      sum += (at::mm(p_br, gram_rr) * p_br).sum(at::kDouble).item<double>();
+      add((at::mm(p_br, gram_rr) * p_br).sum(at::kDouble));
     }
     if (sparse_rows_S.defined()) {
       const at::Tensor p_Sr = low_rank_nr.index_select(0, sparse_rows_S);
-      sum += 2 * (at::mm(p_Sr, factor_rD) * sparse_SD).sum(at::kDouble).item<double>();
+      add(2 * (at::mm(p_Sr, factor_rD) * sparse_SD).sum(at::kDouble));
     }
   }
-  if (sparse_SD.defined()) sum += sparse_SD.square().sum(at::kDouble).item<double>();
-  return sum;
+  if (sparse_SD.defined()) add(sparse_SD.square().sum(at::kDouble));
+  return sum.defined() ? sum.item<double>() : 0;
 }
 
 void EmbeddingGradient::rows(std::int64_t begin, std::int64_t end, at::Tensor& out) const {
@@ -61,8 +61,9 @@ void EmbeddingGradient::rows(std::int64_t begin, std::int64_t end, at::Tensor& o
     out.zero_();
   }
   if (!sparse_rows_S.defined()) return;
-  const std::span<const std::int64_t> rows(sparse_rows_S.const_data_ptr<std::int64_t>(),
-                                           sparse_rows_S.numel());
+  const at::Tensor host_rows_S = sparse_rows_S.cpu();
+  const std::span<const std::int64_t> rows(host_rows_S.const_data_ptr<std::int64_t>(),
+                                           host_rows_S.numel());
   const auto first = std::lower_bound(rows.begin(), rows.end(), begin) - rows.begin();
   const auto last = std::lower_bound(rows.begin(), rows.end(), end) - rows.begin();
   if (first < last) {

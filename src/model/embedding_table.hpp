@@ -10,7 +10,8 @@ namespace graphlora {
 struct EmbeddingGradient {
   at::Tensor low_rank_nr, factor_rD;
   at::Tensor dense_nD;                  ///< of all owned rows
-  at::Tensor sparse_rows_S, sparse_SD;  ///< i64 local rows, ascending, each once; their values
+  at::Tensor sparse_rows_S, sparse_SD;  ///< i64 local rows, ascending, each once; their values;
+                                        ///< both where E is
 
   /// Sets the sparse part from rows in any order with repeats: equal rows are summed in the order
   /// given.

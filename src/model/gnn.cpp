@@ -40,16 +40,16 @@ GnnConfig resolved(GnnConfig config, std::int64_t embedding_width) {
 }
 
 std::unique_ptr<Gnn> make_gnn(const GnnConfig& given, std::int64_t embedding_width,
-                              at::ScalarType dtype, std::uint64_t seed) {
+                              const at::TensorOptions& options, std::uint64_t seed) {
   const GnnConfig config = resolved(given, embedding_width);
   if (config.type == "none") return nullptr;
-  if (config.type == "lightgcn") return make_lightgcn(config, embedding_width, dtype, seed);
-  return make_layered_gnn(config, embedding_width, dtype, seed);
+  if (config.type == "lightgcn") return make_lightgcn(config, embedding_width, options, seed);
+  return make_layered_gnn(config, embedding_width, options, seed);
 }
 
 at::Tensor normalize_rows(const at::Tensor& g_Sr, const at::Tensor& degree_S, double scale) {
   const at::Tensor norm_S1 = at::linalg_vector_norm(g_Sr, 2, 1, /*keepdim=*/true).clamp_min(1e-12);
-  const at::Tensor connected_S1 = (degree_S > 0).unsqueeze(1).to(g_Sr.scalar_type());
+  const at::Tensor connected_S1 = (degree_S > 0).unsqueeze(1).to(g_Sr.options());
   return g_Sr / norm_S1 * (scale * connected_S1);
 }
 

@@ -56,9 +56,9 @@ class Gnn {
   virtual std::int64_t held_numbers(const LayerPlans& plans) const = 0;
 };
 
-/// Null for type "none". Throws ConfigError.
+/// Null for type "none". `options`: type and device of the parameters. Throws ConfigError.
 std::unique_ptr<Gnn> make_gnn(const GnnConfig& config, std::int64_t embedding_width,
-                              at::ScalarType dtype, std::uint64_t seed);
+                              const at::TensorOptions& options, std::uint64_t seed);
 
 /// The config with its defaults filled in (layers; hidden, where the type has it). Throws
 /// ConfigError for what the type cannot have.

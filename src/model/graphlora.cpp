@@ -6,27 +6,33 @@
 
 #include "core/error.hpp"
 #include "model/decoder_layer.hpp"
+#include "model/recompute.hpp"
 #include "model/rms_norm.hpp"
 
 namespace graphlora {
 namespace {
 
 /// Anchors that are scored tokens themselves, as rows among the scored ones.
-TokenRows scored_rows(const TokenRows& all, const at::Tensor& scored_S) {
-  TokenRows rows{
-      all.streams_T.index_select(0, scored_S), all.positions_T.index_select(0, scored_S), {}, {}};
+TokenRows scored_rows(const TokenRows& all, const Pack& pack) {
+  const at::Device device = all.streams_T.device();
+  const at::Tensor& scored_S = pack.last_token_S;
+  TokenRows rows{pack.streams_T.index_select(0, scored_S).to(device),
+                 pack.positions_T.index_select(0, scored_S).to(device),
+                 {},
+                 {}};
   std::vector<std::int64_t> places, anchors;
   const auto* scored = scored_S.const_data_ptr<std::int64_t>();
-  const auto* tokens = all.anchor_token_A.const_data_ptr<std::int64_t>();
-  for (std::int64_t a = 0; a < all.anchor_token_A.size(0); ++a) {
+  const auto* tokens = pack.anchor_token_A.const_data_ptr<std::int64_t>();
+  for (std::int64_t a = 0; a < pack.anchor_token_A.size(0); ++a) {
     for (std::int64_t s = 0; s < scored_S.size(0); ++s) {
       if (scored[s] != tokens[a]) continue;
       places.push_back(s);
       anchors.push_back(a);
     }
   }
-  rows.anchor_token_A = at::tensor(places, at::kLong);
-  if (all.z_Ar.defined()) rows.z_Ar = all.z_Ar.index_select(0, at::tensor(anchors, at::kLong));
+  rows.anchor_token_A = at::tensor(places, at::kLong).to(device);
+  if (all.z_Ar.defined())
+    rows.z_Ar = all.z_Ar.index_select(0, at::tensor(anchors, at::kLong).to(device));
   return rows;
 }
 
@@ -64,12 +70,20 @@ void check_pack(const Pack& pack, const AnchorRows& anchors, const LlamaConfig& 
 
 GraphLora::GraphLora(const LlamaConfig& config, BaseWeights weights, const LoraConfig& lora,
                      const Precision& precision, std::uint64_t seed, Score score)
+    : GraphLora(config, std::move(weights), lora, precision, seed, score, ModelSlice::whole(config),
+                nullptr) {}
+
+GraphLora::GraphLora(const LlamaConfig& config, BaseWeights weights, const LoraConfig& lora,
+                     const Precision& precision, std::uint64_t seed, Score score,
+                     const ModelSlice& slice, Communicator* tensor)
     : config_(config),
+      slice_(slice),
+      tensor_(tensor),
       weights_(std::move(weights)),
       precision_(precision),
       score_(score),
-      adapters_(config, lora, precision, seed),
-      ratio_sums_(at::zeros({2}, at::TensorOptions().dtype(at::kDouble))) {}
+      adapters_(config, slice, lora, precision, seed),
+      ratio_sums_(at::zeros({2}, at::dtype(at::kDouble).device(precision.device))) {}
 
 GraphLora::~GraphLora() = default;
 
@@ -83,7 +97,9 @@ void GraphLora::require_positions(std::int64_t positions) {
   const auto size = static_cast<std::int64_t>(
       std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(positions, 512))));
   rotary_ = RotaryTable::make(std::min(size, config_.max_positions), config_.head_dim,
-                              config_.rope_theta, precision_.activation);
+                              config_.rope_theta, precision_.activation, config_.rope_scaling);
+  for (at::Tensor* angles : {&rotary_.cos_PD, &rotary_.sin_PD})
+    *angles = angles->to(precision_.device);
 }
 
 at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
@@ -91,25 +107,31 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
   check_pack(pack, anchors, config_, adapters_.config().rank);
   require_positions(pack.positions_T.max().item<std::int64_t>() + 1);
 
+  const auto here = [&](const at::Tensor& tensor) { return tensor.to(precision_.device); };
+  const at::Tensor anchor_token_A = here(pack.anchor_token_A),
+                   anchor_row_A = here(pack.anchor_row_A);
   DecoderInputs inputs;
   inputs.segments = pack.segments;
-  inputs.all = {pack.streams_T, pack.positions_T, pack.anchor_token_A, {}};
-  if (anchors.z_Mr.defined()) inputs.all.z_Ar = anchors.z_Mr.index_select(0, pack.anchor_row_A);
-  inputs.scored = scored_rows(inputs.all, pack.last_token_S);
+  inputs.all = {here(pack.streams_T), here(pack.positions_T), anchor_token_A, {}};
+  if (anchors.z_Mr.defined()) inputs.all.z_Ar = anchors.z_Mr.index_select(0, anchor_row_A);
+  inputs.scored = scored_rows(inputs.all, pack);
   const auto* last = pack.last_token_S.const_data_ptr<std::int64_t>();
   inputs.scored_token_S.assign(last, last + pack.last_token_S.size(0));
   inputs.dropout = dropout;
   // graph_ratio describes training steps; an evaluation between two of them must not count.
   if (at::GradMode::is_enabled()) inputs.ratio_sums_2 = ratio_sums_;
 
-  at::Tensor x_TH = weights_.embedding_VH.index_select(0, pack.tokens_T);
+  at::Tensor x_TH = weights_.embedding_VH.index_select(0, here(pack.tokens_T));
   if (anchors.embedding_MH.defined()) {
-    const at::Tensor rows_AH = anchors.embedding_MH.index_select(0, pack.anchor_row_A);
-    x_TH = x_TH.index_copy(0, pack.anchor_token_A, rows_AH.to(precision_.activation));
+    const at::Tensor rows_AH = anchors.embedding_MH.index_select(0, anchor_row_A);
+    x_TH = x_TH.index_copy(0, anchor_token_A, rows_AH.to(precision_.activation));
   }
-  const Decoder decoder(config_, weights_, adapters_, rotary_);
+  const Decoder decoder(config_, slice_, tensor_, weights_, adapters_, rotary_);
+  std::shared_ptr<const LayerRun> run;
+  if (recompute_ && at::GradMode::is_enabled())
+    run = std::make_shared<const LayerRun>(decoder, adapters_, inputs);
   for (std::int64_t layer = 0; layer + 1 < config_.layers; ++layer)
-    x_TH = decoder.layer(layer, x_TH, inputs);
+    x_TH = run ? recomputed_layer(run, layer, x_TH) : decoder.layer(layer, x_TH, inputs);
   // From here on a few rows only, so the score is computed in the parameters' precision.
   const at::Tensor x_SH = decoder.last_layer(x_TH, inputs).to(precision_.parameter);
   const at::Tensor normed_SH =

@@ -8,8 +8,10 @@
 #include <string>
 
 #include "data/pack.hpp"
+#include "dist/communicator.hpp"
 #include "model/hf_checkpoint.hpp"
 #include "model/lora.hpp"
+#include "model/model_slice.hpp"
 #include "model/rotary.hpp"
 
 namespace graphlora {
@@ -26,18 +28,28 @@ enum class Score { margin, yes };
 
 class GraphLora {
  public:
-  /// Adapters are drawn from (seed, name).
+  /// `weights` are those of `slice`, whose other parts the ranks of `tensor` hold (kept by
+  /// reference; may be null where the slice is all of the model). Adapters are drawn from (seed,
+  /// name).
+  GraphLora(const LlamaConfig& config, BaseWeights weights, const LoraConfig& lora,
+            const Precision& precision, std::uint64_t seed, Score score, const ModelSlice& slice,
+            Communicator* tensor);
+  /// All of the model on this rank.
   GraphLora(const LlamaConfig& config, BaseWeights weights, const LoraConfig& lora,
             const Precision& precision, std::uint64_t seed, Score score);
   ~GraphLora();
 
   /// Scores of the pack's examples, fp32 (fp64 in an fp64 run), with an autograd graph to the
   /// adapters and the anchor rows (none under NoGradGuard). Activations freed as the backward goes.
-  /// Local.
+  /// Collective over the tensor group, as is the backward; all its ranks pass the same.
   at::Tensor forward(const Pack& pack, const AnchorRows& anchors, const DropoutKey& dropout);
 
+  /// Whether forwards with autograd keep only each layer's input (but for the last layer, whose
+  /// backward comes first) and the backward runs the layers again; off at first.
+  void set_recompute(bool recompute) { recompute_ = recompute; }
   LoraAdapters& adapters() { return adapters_; }
   const LlamaConfig& config() const { return config_; }
+  const ModelSlice& slice() const { return slice_; }
   const Precision& precision() const { return precision_; }
   /// Sums over injected anchors, layers and adapters of forwards with autograd since the last call:
   /// Σ‖λ_gnn·z‖², Σ‖λ_lora·A·x‖² (f64 tensor of 2), for graph_ratio.
@@ -49,11 +61,14 @@ class GraphLora {
   void require_positions(std::int64_t positions);
 
   LlamaConfig config_;
+  ModelSlice slice_;
+  Communicator* tensor_;
   BaseWeights weights_;
   Precision precision_;
   Score score_;
   LoraAdapters adapters_;
   at::Tensor ratio_sums_;
+  bool recompute_ = false;
   RotaryTable rotary_;
 };
 

@@ -29,18 +29,18 @@ class Layer {
 /// Draws a layer's parameters as they are named in the checkpoint, and lists them.
 class ParameterMaker {
  public:
-  ParameterMaker(std::int64_t layer, at::ScalarType dtype, std::uint64_t seed,
+  ParameterMaker(std::int64_t layer, const at::TensorOptions& options, std::uint64_t seed,
                  std::vector<Parameter>& all)
       : prefix_("gnn.layers." + std::to_string(layer) + "."),
-        dtype_(dtype),
+        options_(options),
         seed_(seed),
         all_(all) {}
   at::Tensor uniform(const std::string& name, at::IntArrayRef shape, std::int64_t fan_in) const {
     const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
-    return add(name, uniform_parameter(shape, bound, dtype_, seed_, prefix_ + name), true);
+    return add(name, uniform_parameter(shape, bound, options_, seed_, prefix_ + name), true);
   }
   at::Tensor zeros(const std::string& name, std::int64_t size) const {
-    return add(name, at::zeros({size}, dtype_).set_requires_grad(true), false);
+    return add(name, at::zeros({size}, options_).set_requires_grad(true), false);
   }
 
  private:
@@ -49,7 +49,7 @@ class ParameterMaker {
     return value;
   }
   std::string prefix_;
-  at::ScalarType dtype_;
+  at::TensorOptions options_;
   std::uint64_t seed_;
   std::vector<Parameter>& all_;
 };
@@ -152,14 +152,15 @@ class GatLayer final : public Layer {
 
 class LayeredGnn final : public Gnn {
  public:
-  LayeredGnn(const GnnConfig& config, std::int64_t width, at::ScalarType dtype, std::uint64_t seed)
+  LayeredGnn(const GnnConfig& config, std::int64_t width, const at::TensorOptions& options,
+             std::uint64_t seed)
       : type_(config.type),
         width_(std::max({width, config.hidden, config.heads * (config.rank + 1)})) {
     std::int64_t in = width;
     for (std::int64_t k = 0; k < config.layers; ++k) {
       const bool last = k + 1 == config.layers;
       const std::int64_t out = last ? config.rank : config.hidden;
-      const ParameterMaker make(k, dtype, seed, parameters_);
+      const ParameterMaker make(k, options, seed, parameters_);
       if (type_ == "ngcf") layers_.push_back(std::make_unique<NgcfLayer>(make, in, out));
       if (type_ == "gcn") layers_.push_back(std::make_unique<GcnLayer>(make, in, out, last));
       if (type_ == "graphsage") layers_.push_back(std::make_unique<SageLayer>(make, in, out, last));
@@ -212,8 +213,8 @@ class LayeredGnn final : public Gnn {
 }  // namespace
 
 std::unique_ptr<Gnn> make_layered_gnn(const GnnConfig& config, std::int64_t embedding_width,
-                                      at::ScalarType dtype, std::uint64_t seed) {
-  return std::make_unique<LayeredGnn>(config, embedding_width, dtype, seed);
+                                      const at::TensorOptions& options, std::uint64_t seed) {
+  return std::make_unique<LayeredGnn>(config, embedding_width, options, seed);
 }
 
 }  // namespace graphlora

@@ -49,7 +49,7 @@ struct Moments {
 Moments moments_of(const at::Tensor& x_nD, Communicator& world) {
   const std::int64_t rows = x_nD.size(0), width = x_nD.size(1);
   // One buffer: sum of outer products, sum of rows, count.
-  at::Tensor sums = at::zeros({width * width + width + 1}, at::kDouble);
+  at::Tensor sums = at::zeros({width * width + width + 1}, x_nD.options().dtype(at::kDouble));
   at::Tensor outer_DD = sums.slice(0, 0, width * width).view({width, width});
   at::Tensor sum_D = sums.slice(0, width * width, width * width + width);
   for (std::int64_t first = 0; first < rows; first += kPcaRows) {
@@ -79,13 +79,15 @@ at::Tensor leading_directions(const at::Tensor& covariance_DD, std::int64_t coun
 
 class LightGcn final : public Gnn {
  public:
-  LightGcn(const GnnConfig& config, std::int64_t width, at::ScalarType dtype, std::uint64_t seed)
+  LightGcn(const GnnConfig& config, std::int64_t width, const at::TensorOptions& options,
+           std::uint64_t seed)
       : config_(config) {
     const double bound = 1 / std::sqrt(static_cast<double>(width));
     parameters_.push_back(
-        {"neck.weight", uniform_parameter({config.rank, width}, bound, dtype, seed, "neck.weight"),
+        {"neck.weight",
+         uniform_parameter({config.rank, width}, bound, options, seed, "neck.weight"),
          Placement::gnn, true});
-    parameters_.push_back({"neck.bias", at::zeros({config.rank}, dtype).set_requires_grad(true),
+    parameters_.push_back({"neck.bias", at::zeros({config.rank}, options).set_requires_grad(true),
                            Placement::gnn, false});
   }
 
@@ -118,7 +120,7 @@ class LightGcn final : public Gnn {
     if (config_.init != "pca") return;
     const at::NoGradGuard guard;
     const LayerPlans plans(static_cast<std::size_t>(config_.layers), &plan);
-    const at::Tensor connected = plan.degree_n.nonzero().flatten();
+    const at::Tensor connected = plan.degree_n.to(e_nD.device()).nonzero().flatten();
     const std::int64_t width = e_nD.size(1);
     // Of a wide E only the leading directions are propagated: the others carry little.
     at::Tensor basis_KD, x_nK = e_nD;
@@ -155,8 +157,8 @@ class LightGcn final : public Gnn {
 }  // namespace
 
 std::unique_ptr<Gnn> make_lightgcn(const GnnConfig& config, std::int64_t embedding_width,
-                                   at::ScalarType dtype, std::uint64_t seed) {
-  return std::make_unique<LightGcn>(config, embedding_width, dtype, seed);
+                                   const at::TensorOptions& options, std::uint64_t seed) {
+  return std::make_unique<LightGcn>(config, embedding_width, options, seed);
 }
 
 }  // namespace graphlora

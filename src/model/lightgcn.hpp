@@ -6,6 +6,6 @@ namespace graphlora {
 
 /// Linear in E, so E·W_neckᵀ is what travels: r columns instead of D.
 std::unique_ptr<Gnn> make_lightgcn(const GnnConfig& config, std::int64_t embedding_width,
-                                   at::ScalarType dtype, std::uint64_t seed);
+                                   const at::TensorOptions& options, std::uint64_t seed);
 
 }  // namespace graphlora

@@ -11,6 +11,7 @@
 #include "dist/parameter.hpp"
 #include "model/dropout.hpp"
 #include "model/hf_checkpoint.hpp"
+#include "model/model_slice.hpp"
 
 namespace graphlora {
 
@@ -29,19 +30,21 @@ struct LoraConfig {
   double scale() const { return alpha / static_cast<double>(rank); }
 };
 
-/// A and B of one linear of one layer; undefined where the linear is not adapted.
+/// A and B of one linear of one layer, or a rank's slices of them; undefined where the linear is
+/// not adapted.
 struct LoraFactors {
   at::Tensor a_rI, b_Or;  ///< leaves in Precision::parameter
   bool defined() const { return a_rI.defined(); }
 };
 
-/// All adapters of a model.
+/// All adapters of a model, as the ranks of a tensor group hold them: B of q, k, v, gate and up has
+/// the slice's outputs, A of o and down the slice's inputs, the rest is whole.
 class LoraAdapters {
  public:
-  /// A is Kaiming-uniform(√5) as in PEFT, drawn from (seed, name); B is zero. Throws ConfigError
-  /// (unknown target, layer out of range, rank < 1).
-  LoraAdapters(const LlamaConfig& model, const LoraConfig& config, const Precision& precision,
-               std::uint64_t seed);
+  /// A is Kaiming-uniform(√5) as in PEFT, drawn whole from (seed, name), then sliced; B is zero.
+  /// Throws ConfigError (unknown target, layer out of range, rank < 1).
+  LoraAdapters(const LlamaConfig& model, const ModelSlice& slice, const LoraConfig& config,
+               const Precision& precision, std::uint64_t seed);
   const LoraConfig& config() const { return config_; }
   const LoraFactors& at(std::int64_t layer, Target target) const {
     return factors_[layer][static_cast<int>(target)];

@@ -6,7 +6,11 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <array>
+
+#include "core/device_loop.hpp"
 #include "model/dropout_mask.hpp"
+#include "model/lora_device.hpp"
 #include "model/simd.hpp"
 
 namespace graphlora {
@@ -117,7 +121,7 @@ GRAPHLORA_CLONES void project_row_backward(const T* x, const float* mask, const 
 
 /// What the backward needs besides tensors that autograd tracks.
 struct Frozen : torch::CustomClassHolder {
-  at::Tensor weight_OI;
+  BaseLinear base;
   std::vector<StackedAdapters::Slice> slices;
   double scale = 1;
   at::Tensor token_A;
@@ -126,10 +130,25 @@ struct Frozen : torch::CustomClassHolder {
   bool residual = false;
   bool need_x = false, need_a = false, need_b = false, need_z = false, need_lambda_lora = false,
        need_lambda_gnn = false;
-  bool need_low_rank() const {
-    return need_x || need_a || need_b || need_z || need_lambda_lora || need_lambda_gnn;
+  /// Whether anything of the adapters' path is asked for, or anything above B.
+  bool need_low_rank() const { return need_above_b() || need_b; }
+  bool need_above_b() const {
+    return need_x || need_a || need_z || need_lambda_lora || need_lambda_gnn;
   }
 };
+
+/// Sums tensors over the ranks of a split linear, in one group; undefined ones are left out.
+void sum_over_ranks(Communicator& tensor, const std::array<at::Tensor, 2>& parts) {
+  std::array<Handle, 2> handles;
+  {
+    const CommunicationGroup group(tensor);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (parts[i].defined())
+        handles[i] = tensor.all_reduce(parts[i], ReduceOp::sum, Traffic::activations);
+    }
+  }
+  for (Handle& handle : handles) handle.wait();
+}
 
 /// A, rounded to the activation type, and Bᵀ per slice, in the compute type.
 struct Factors {
@@ -151,32 +170,33 @@ struct Factors {
 /// Row masks of one thread; hands out null without dropout.
 class RowMask {
  public:
-  RowMask(const AdapterDropout& dropout, std::int64_t features)
-      : mask_(dropout.key, dropout.layer, dropout.group), features_(features) {
+  /// Of features [first, first + features).
+  RowMask(const AdapterDropout& dropout, std::int64_t first, std::int64_t features)
+      : mask_(dropout.key, dropout.layer, dropout.group), first_(first), features_(features) {
     if (!mask_.active()) return;
-    row_.resize(DropoutMask::padded(features));
+    row_.resize(DropoutMask::padded(first, features) + kLanes<float>);  // vectors are read whole
     streams_ = dropout.streams_T.const_data_ptr<std::int64_t>();
     positions_ = dropout.positions_T.const_data_ptr<std::int64_t>();
   }
   const float* row(std::int64_t t) {
     if (!mask_.active()) return nullptr;
-    mask_.row(row_.data(), features_, streams_[t], positions_[t]);
-    return row_.data();
+    return mask_.row(row_.data(), first_, features_, streams_[t], positions_[t]);
   }
 
  private:
   DropoutMask mask_;
-  std::int64_t features_;
+  std::int64_t first_, features_;
   std::vector<float> row_;
   const std::int64_t* streams_ = nullptr;
   const std::int64_t* positions_ = nullptr;
 };
 
-/// y_t = W·x_t (+ residual_t) + (α/r)·B·h_t, u_t = A·(m∘x_t), h_t = u_t, at anchors h_t =
+/// y_t = W·x_t + bias (+ residual_t) + (α/r)·B·h_t, u_t = A·(m∘x_t), h_t = u_t, at anchors h_t =
 /// λ_lora·u_t + λ_gnn·z. Adjoint, with g_t = (α/r)·Bᵀ·dy_t: d residual = dy; dB = (α/r)·Σ_t
 /// dy_t·h_tᵀ; du_t = g_t, at anchors λ_lora·g_t; dz = λ_gnn·Σ_slices g_t; dλ_lora = Σ_anchors u·g;
-/// dλ_gnn = Σ_anchors z·g; dA = Σ_t du_t·(m∘x_t)ᵀ; dx_t = Wᵀ·dy_t + m∘(Aᵀ·du_t). W is frozen and
-/// has none.
+/// dλ_gnn = Σ_anchors z·g; dA = Σ_t du_t·(m∘x_t)ᵀ; dx_t = Wᵀ·dy_t + m∘(Aᵀ·du_t). W and
+/// the bias are frozen and have none. Split by columns, Wᵀ·dy and Bᵀ·dy are summed over the ranks,
+/// by rows W·x and A·(m∘x); everything else is then as without a split.
 struct LoraLinear : torch::autograd::Function<LoraLinear> {
   using Tensors = torch::autograd::variable_list;
   using Optional = std::optional<at::Tensor>;
@@ -184,16 +204,16 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_TI,
                             const Optional& residual_TO, const Optional& a_RI, const Optional& b_Cr,
                             const Optional& z_Ar, const Optional& lambda_lora,
-                            const Optional& lambda_gnn, const at::Tensor& weight_OI,
+                            const Optional& lambda_gnn, const BaseLinear& base,
                             const StackedAdapters& adapters, const Injection& injection,
                             const AdapterDropout& dropout) {
     const at::Tensor x = x_TI.contiguous();
-    at::Tensor y_TO =
-        residual_TO ? at::addmm(*residual_TO, x, weight_OI.t()) : at::mm(x, weight_OI.t());
+    const bool by_rows = base.split == SplitBy::row;
+    at::Tensor y_TO = by_rows ? at::mm(x, base.weight_OI.t()) : base_product(x, base, residual_TO);
     const auto needs = [](const Optional& t) { return t && t->requires_grad(); };
     auto frozen = c10::make_intrusive<Frozen>();
-    frozen->weight_OI = weight_OI;
-    frozen->outputs = weight_OI.size(0);
+    frozen->base = base;
+    frozen->outputs = base.weight_OI.size(0);
     frozen->residual = residual_TO.has_value();
     frozen->need_x = x_TI.requires_grad();
     frozen->need_a = needs(a_RI);
@@ -210,7 +230,8 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
       const std::int64_t rank = ranks / static_cast<std::int64_t>(adapters.slices.size());
       const Factors factors(*a_RI, *b_Cr, adapters.slices, x.scalar_type());
       at::Tensor h_TR = at::empty({rows, ranks}, factors.a_RI.options());
-      project(x, factors, dropout, h_TR);
+      project(x, factors, dropout, base.first_input, h_TR);
+      if (by_rows) sum_over_ranks(*base.tensor, {y_TO, h_TR});
       if (z_Ar) {
         frozen->token_A = injection.token_A;
         saved[4] = inject(h_TR, *z_Ar, *lambda_lora, *lambda_gnn, injection, rank);
@@ -218,12 +239,16 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
         saved[5] = *lambda_lora;
         saved[6] = *lambda_gnn;
       }
+      if (by_rows) add_whole(y_TO, base, residual_TO);
       expand(h_TR, factors, *frozen, rank, y_TO);
       // x serves dA only; everything else of the backward lives in r-wide tensors.
       if (frozen->need_a) saved[0] = x_TI;
       saved[1] = *a_RI;
       saved[2] = *b_Cr;
       if (frozen->need_b) saved.push_back(h_TR);
+    } else if (by_rows) {
+      sum_over_ranks(*base.tensor, {y_TO});
+      add_whole(y_TO, base, residual_TO);
     }
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["frozen"] = at::IValue::make_capsule(std::move(frozen));
@@ -238,21 +263,40 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     Tensors result(11);
     if (frozen.residual) result[1] = dy;
     at::Tensor dx_TI;
-    if (frozen.need_x) dx_TI = at::mm(dy, frozen.weight_OI);
-    if (saved[1].defined() && frozen.need_low_rank())
+    if (frozen.need_x) dx_TI = at::mm(dy, frozen.base.weight_OI);
+    if (saved[1].defined() && frozen.need_low_rank()) {
       backward_low_rank(saved, frozen, dy, dx_TI, result);
+    } else if (frozen.need_x && frozen.base.split == SplitBy::column) {
+      sum_over_ranks(*frozen.base.tensor, {dx_TI});
+    }
     result[0] = dx_TI;
     return result;
   }
 
  private:
+  /// x·Wᵀ + bias (+ residual), rounded once.
+  static at::Tensor base_product(const at::Tensor& x, const BaseLinear& base,
+                                 const Optional& residual_TO) {
+    if (!residual_TO && !base.bias_O.defined()) return at::mm(x, base.weight_OI.t());
+    if (!residual_TO) return at::addmm(base.bias_O, x, base.weight_OI.t());
+    const at::Tensor added = base.bias_O.defined() ? *residual_TO + base.bias_O : *residual_TO;
+    return at::addmm(added, x, base.weight_OI.t());
+  }
+
+  /// What every rank of a row split adds to the sum of the ranks' products.
+  static void add_whole(at::Tensor& y_TO, const BaseLinear& base, const Optional& residual_TO) {
+    if (base.bias_O.defined()) y_TO.add_(base.bias_O);
+    if (residual_TO) y_TO.add_(*residual_TO);
+  }
+
   static void project(const at::Tensor& x, const Factors& factors, const AdapterDropout& dropout,
-                      at::Tensor& u_TR) {
+                      std::int64_t first_input, at::Tensor& u_TR) {
+    if (takes_device_path(x)) return project_on_device(x, factors.a_RI, dropout, first_input, u_TR);
     const std::int64_t inputs = x.size(1), ranks = u_TR.size(1);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "lora_linear", [&] {
       using C = Compute<scalar_t>;
       at::parallel_for(0, x.size(0), kGrain, [&](std::int64_t begin, std::int64_t end) {
-        RowMask mask(dropout, inputs);
+        RowMask mask(dropout, first_input, inputs);
         for (std::int64_t t = begin; t < end; ++t) {
           project_row(x.const_data_ptr<scalar_t>() + t * inputs, mask.row(t),
                       factors.a_RI.const_data_ptr<C>(), u_TR.data_ptr<C>() + t * ranks, ranks,
@@ -265,6 +309,8 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static void expand(const at::Tensor& h_TR, const Factors& factors, const Frozen& frozen,
                      std::int64_t rank, at::Tensor& y_TO) {
     const at::Tensor scaled_TR = h_TR * frozen.scale;
+    if (takes_device_path(y_TO))
+      return expand_on_device(scaled_TR, factors.b_transposed, frozen.slices, y_TO);
     const std::int64_t ranks = h_TR.size(1), outputs = frozen.outputs;
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y_TO.scalar_type(), "lora_linear", [&] {
       using C = Compute<scalar_t>;
@@ -306,6 +352,8 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     at::Tensor g_TR = at::empty({dy.size(0), ranks}, factors.a_RI.options());
     const at::Tensor db_Cr =
         backward_expand(dy, frozen, factors, frozen.need_b ? saved[7] : at::Tensor(), rank, g_TR);
+    if (frozen.base.split == SplitBy::column && frozen.need_above_b())
+      sum_over_ranks(*frozen.base.tensor, {dx_TI, g_TR});
     g_TR.mul_(frozen.scale);
     if (frozen.need_b) result[3] = (db_Cr * frozen.scale).to(b_Cr.scalar_type());
     if (saved[3].defined()) {
@@ -328,6 +376,8 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static at::Tensor backward_expand(const at::Tensor& dy, const Frozen& frozen,
                                     const Factors& factors, const at::Tensor& h_TR,
                                     std::int64_t rank, at::Tensor& g_TR) {
+    if (takes_device_path(dy))
+      return expand_backward_on_device(dy, factors.b_transposed, frozen.slices, h_TR, g_TR);
     const std::int64_t rows = dy.size(0), ranks = g_TR.size(1), outputs = frozen.outputs;
     const std::int64_t blocks = (rows + kBlock - 1) / kBlock;
     std::vector<at::Tensor> partial;
@@ -363,16 +413,21 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static at::Tensor backward_project(const at::Tensor& x_TI, const Frozen& frozen,
                                      const Factors& factors, const at::Tensor& du_TR,
                                      at::Tensor& dx_TI) {
+    if (takes_device_path(du_TR)) {
+      return project_backward_on_device(frozen.need_a ? x_TI.contiguous() : at::Tensor(),
+                                        factors.a_RI, frozen.dropout, frozen.base.first_input,
+                                        du_TR, dx_TI);
+    }
     const std::int64_t rows = du_TR.size(0), ranks = du_TR.size(1), inputs = factors.a_RI.size(1);
     const std::int64_t blocks = (rows + kBlock - 1) / kBlock;
     const at::Tensor x = x_TI.defined() ? x_TI.contiguous() : at::Tensor();
     at::Tensor partial_bRI;
     if (frozen.need_a) partial_bRI = at::zeros({blocks, ranks, inputs}, du_TR.options());
     AT_DISPATCH_FLOATING_TYPES_AND(
-        at::kBFloat16, frozen.weight_OI.scalar_type(), "lora_linear_backward", [&] {
+        at::kBFloat16, frozen.base.weight_OI.scalar_type(), "lora_linear_backward", [&] {
           using C = Compute<scalar_t>;
           at::parallel_for(0, blocks, 1, [&](std::int64_t begin, std::int64_t end) {
-            RowMask mask(frozen.dropout, inputs);
+            RowMask mask(frozen.dropout, frozen.base.first_input, inputs);
             for (std::int64_t block = begin; block < end; ++block) {
               for (std::int64_t t = block * kBlock; t < std::min(rows, (block + 1) * kBlock); ++t) {
                 project_row_backward(
@@ -396,9 +451,12 @@ std::optional<at::Tensor> optional(const at::Tensor& tensor) {
 
 }  // namespace
 
-at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,
+at::Tensor lora_linear(const at::Tensor& x_TI, const BaseLinear& base,
                        const at::Tensor& residual_TO, const StackedAdapters& adapters,
                        const Injection& injection, const AdapterDropout& dropout) {
+  const at::Tensor& weight_OI = base.weight_OI;
+  TORCH_CHECK(base.split == SplitBy::none || base.tensor != nullptr,
+              "lora_linear: a split linear needs its ranks");
   TORCH_CHECK(x_TI.dim() == 2 && weight_OI.dim() == 2 && x_TI.size(1) == weight_OI.size(1) &&
                   x_TI.scalar_type() == weight_OI.scalar_type(),
               "lora_linear: shapes or types of input and weight differ");
@@ -415,7 +473,7 @@ at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,
   return LoraLinear::apply(x_TI, optional(residual_TO), optional(adapters.a_RI),
                            optional(adapters.b_Cr), if_injected(injection.z_Ar),
                            if_injected(injection.lambda_lora), if_injected(injection.lambda_gnn),
-                           weight_OI, adapters, injection, dropout);
+                           base, adapters, injection, dropout);
 }
 
 }  // namespace graphlora

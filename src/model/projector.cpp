@@ -7,13 +7,13 @@
 namespace graphlora {
 
 Projector::Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden,
-                     at::ScalarType dtype, std::uint64_t seed) {
+                     const at::TensorOptions& options, std::uint64_t seed) {
   const auto add = [&](const std::string& name, at::IntArrayRef shape, std::int64_t inputs,
                        bool decay) {
     // PyTorch's default for Linear: weight and bias uniform within 1/sqrt(inputs).
     const double bound = 1 / std::sqrt(static_cast<double>(inputs));
     parameters_.push_back(
-        {name, uniform_parameter(shape, bound, dtype, seed, name), Placement::projector, decay});
+        {name, uniform_parameter(shape, bound, options, seed, name), Placement::projector, decay});
   };
   add("projector.0.weight", {middle, embedding_width}, embedding_width, true);
   add("projector.0.bias", {middle}, embedding_width, false);
@@ -23,7 +23,7 @@ Projector::Projector(std::int64_t embedding_width, std::int64_t middle, std::int
 
 void Projector::scale_input(const at::Tensor& scale_D) {
   const at::NoGradGuard guard;
-  parameters_[0].value.mul_(scale_D.to(parameters_[0].value.scalar_type()));
+  parameters_[0].value.mul_(scale_D.to(parameters_[0].value.options()));
 }
 
 at::Tensor Projector::forward(const at::Tensor& e_AD) const {

@@ -12,9 +12,9 @@ namespace graphlora {
 /// projector.2.{weight,bias}.
 class Projector {
  public:
-  /// Drawn from (seed, name).
+  /// Drawn from (seed, name); `options`: type and device.
   Projector(std::int64_t embedding_width, std::int64_t middle, std::int64_t hidden,
-            at::ScalarType dtype, std::uint64_t seed);
+            const at::TensorOptions& options, std::uint64_t seed);
   /// Folds a factor per column of E into the first layer's initial weights, so that it reads
   /// columns of about unit variance while E·E stays a score.
   void scale_input(const at::Tensor& scale_D);

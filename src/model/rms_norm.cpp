@@ -5,6 +5,8 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "core/device_loop.hpp"
+#include "model/device_kernels.hpp"
 #include "model/simd.hpp"
 
 namespace graphlora {
@@ -72,6 +74,17 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
         {rows}, x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "rms_norm", [&] {
       using C = Compute<scalar_t>;
+      if (takes_device_path(x)) {
+        const auto* from = x.const_data_ptr<scalar_t>();
+        C* inverse_rms = inverse_rms_T.mutable_data_ptr<C>();
+        device_row_sums(x.device(), "inverse_rms", rows,
+                        kernel::InverseRms<scalar_t>{from, width, eps, inverse_rms});
+        device_loop(
+            x.device(), "rms_scale", rows, width,
+            kernel::RmsScale<scalar_t>{from, weight_H.const_data_ptr<scalar_t>(), inverse_rms,
+                                       width, y_TH.mutable_data_ptr<scalar_t>()});
+        return;
+      }
       at::parallel_for(0, rows, kGrain, [&](std::int64_t begin, std::int64_t end) {
         forward_rows(x.const_data_ptr<scalar_t>() + begin * width,
                      weight_H.const_data_ptr<scalar_t>(), y_TH.data_ptr<scalar_t>() + begin * width,
@@ -93,6 +106,21 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     at::Tensor dx_TH = at::empty_like(x);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "rms_norm_backward", [&] {
       using C = Compute<scalar_t>;
+      if (takes_device_path(x)) {
+        const at::Tensor along_T = at::empty_like(inverse_rms_T);
+        const auto *from = x.const_data_ptr<scalar_t>(), *gradient = dy.const_data_ptr<scalar_t>(),
+                   *weight = weight_H.const_data_ptr<scalar_t>();
+        const C* inverse_rms = inverse_rms_T.const_data_ptr<C>();
+        C* along = along_T.mutable_data_ptr<C>();
+        device_row_sums(
+            x.device(), "rms_along", rows,
+            kernel::RmsAlong<scalar_t>{from, weight, gradient, inverse_rms, width, along});
+        device_loop(x.device(), "rms_gradient", rows, width,
+                    kernel::RmsGradient<scalar_t>{
+                        from, weight, gradient, dstream.const_data_ptr<scalar_t>(), inverse_rms,
+                        along, width, dx_TH.mutable_data_ptr<scalar_t>()});
+        return;
+      }
       at::parallel_for(0, rows, kGrain, [&](std::int64_t begin, std::int64_t end) {
         const std::int64_t at = begin * width;
         backward_rows(x.const_data_ptr<scalar_t>() + at, weight_H.const_data_ptr<scalar_t>(),
@@ -109,8 +137,9 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 
 Normalized rms_norm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps) {
   TORCH_CHECK(x_TH.dim() == 2 && weight_H.dim() == 1 && x_TH.size(1) == weight_H.size(0) &&
-                  x_TH.scalar_type() == weight_H.scalar_type() && weight_H.is_contiguous(),
-              "rms_norm: shapes or types of input and weight differ");
+                  x_TH.scalar_type() == weight_H.scalar_type() && weight_H.is_contiguous() &&
+                  x_TH.device() == weight_H.device(),
+              "rms_norm: shapes, types or devices of input and weight differ");
   const auto outputs = RmsNorm::apply(x_TH, weight_H, eps);
   return {outputs[0], outputs[1]};
 }

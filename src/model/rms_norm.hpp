@@ -12,7 +12,7 @@ struct Normalized {
 };
 
 /// normed = x / sqrt(mean(x²) + eps) · weight, per row. Any floating dtype (weight's is x's),
-/// arithmetic in fp32 (fp64 for fp64). CPU, local, differentiable in x.
+/// arithmetic in fp32 (fp64 for fp64). On the CPU or CUDA, local, differentiable in x.
 Normalized rms_norm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps);
 
 }  // namespace graphlora

@@ -5,6 +5,8 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "core/device_loop.hpp"
+#include "model/device_kernels.hpp"
 #include "model/simd.hpp"
 
 namespace graphlora {
@@ -51,6 +53,12 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
     const std::int64_t rows = x.size(0), width = x.size(1) / 2;
     at::Tensor y_TI = at::empty({rows, width}, x.options());
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "swiglu", [&] {
+      if (takes_device_path(x)) {
+        device_loop(x.device(), "swiglu", rows, width,
+                    kernel::SwigluForward<scalar_t>{x.const_data_ptr<scalar_t>(), width,
+                                                    y_TI.mutable_data_ptr<scalar_t>()});
+        return;
+      }
       at::parallel_for(0, rows, kGrain, [&](std::int64_t begin, std::int64_t end) {
         forward_rows(x.const_data_ptr<scalar_t>() + begin * 2 * width,
                      y_TI.data_ptr<scalar_t>() + begin * width, end - begin, width);
@@ -67,6 +75,13 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
     const std::int64_t rows = x.size(0), width = x.size(1) / 2;
     at::Tensor dx_T2I = at::empty_like(x);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "swiglu_backward", [&] {
+      if (takes_device_path(x)) {
+        device_loop(x.device(), "swiglu_backward", rows, width,
+                    kernel::SwigluBackward<scalar_t>{x.const_data_ptr<scalar_t>(),
+                                                     dy.const_data_ptr<scalar_t>(), width,
+                                                     dx_T2I.mutable_data_ptr<scalar_t>()});
+        return;
+      }
       at::parallel_for(0, rows, kGrain, [&](std::int64_t begin, std::int64_t end) {
         backward_rows(x.const_data_ptr<scalar_t>() + begin * 2 * width,
                       dy.const_data_ptr<scalar_t>() + begin * width,

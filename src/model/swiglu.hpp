@@ -5,8 +5,8 @@
 
 namespace graphlora {
 
-/// gate_up_T2I (gate first, then up) → silu(gate)∘up, (T, I). CPU, local, differentiable; saves its
-/// input only.
+/// gate_up_T2I (gate first, then up) → silu(gate)∘up, (T, I). On the CPU or CUDA, local,
+/// differentiable; saves its input only.
 at::Tensor swiglu(const at::Tensor& gate_up_T2I);
 
 }  // namespace graphlora

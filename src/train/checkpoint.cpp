@@ -26,15 +26,45 @@ std::string number_text(const at::Tensor& scalar) {
                                              : fmt::format("{}", scalar.item<float>());
 }
 
-void write_graphlora(const fs::path& directory, Recommender& model) {
-  std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const Parameter& parameter : model.parameters()) {
-    if (!is_peft(parameter)) tensors.emplace_back(parameter.name, parameter.value);
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Whole values of the parameters, and moments where there are any, on every rank of the first
+/// replica; nothing on the others. Collective over the tensor groups.
+NamedTensors gather_parameters(const ProcessGrid& grid, const std::vector<Parameter>& parameters) {
+  NamedTensors whole;
+  if (grid.replica() != 0) return whole;
+  for (const Parameter& parameter : parameters)
+    whole.emplace_back(parameter.name,
+                       gather_slices(grid.tensor(), parameter.value, parameter.slice));
+  return whole;
+}
+
+NamedTensors gather_moments(const ProcessGrid& grid, Optimizer& optimizer) {
+  NamedTensors whole;
+  if (grid.replica() != 0) return whole;
+  for (std::size_t i = 0; i < optimizer.parameters().size(); ++i) {
+    const auto& [name, value, placement, decay, slice] = optimizer.parameters()[i];
+    const auto& state = optimizer.states()[i];
+    if (!state.exp_avg.defined()) continue;
+    whole.emplace_back(name + ".exp_avg", gather_slices(grid.tensor(), state.exp_avg, slice));
+    whole.emplace_back(name + ".exp_avg_sq", gather_slices(grid.tensor(), state.exp_avg_sq, slice));
   }
+  return whole;
+}
+
+/// Those whose names are PEFT's, or the others.
+NamedTensors select(const NamedTensors& tensors, bool peft) {
+  NamedTensors selected;
+  for (const auto& [name, tensor] : tensors)
+    if (name.starts_with(kAdapterPrefix) == peft) selected.emplace_back(name, tensor);
+  return selected;
+}
+
+void write_graphlora(const fs::path& directory, Recommender& model, const NamedTensors& tensors) {
   const ModelConfig& config = model.config();
   LoraAdapters& adapters = model.llm().adapters();
   write_safetensors(
-      directory / "graphlora.safetensors", tensors,
+      directory / "graphlora.safetensors", select(tensors, /*peft=*/false),
       {{"gnn", config.gnn.type},
        {"gnn_layers", std::to_string(config.gnn.layers)},
        {"inject_layers", fmt::format("{}", fmt::join(config.lora.inject_layers, ","))},
@@ -43,17 +73,6 @@ void write_graphlora(const fs::path& directory, Recommender& model) {
        {"score", config.score},
        {"yes_token", std::to_string(model.prompts().yes_token())},
        {"no_token", std::to_string(model.prompts().no_token())}});
-}
-
-void write_optimizer(const fs::path& directory, Optimizer& optimizer) {
-  std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (std::size_t i = 0; i < optimizer.parameters().size(); ++i) {
-    const auto& state = optimizer.states()[i];
-    if (!state.exp_avg.defined()) continue;
-    tensors.emplace_back(optimizer.parameters()[i].name + ".exp_avg", state.exp_avg);
-    tensors.emplace_back(optimizer.parameters()[i].name + ".exp_avg_sq", state.exp_avg_sq);
-  }
-  write_safetensors(directory / "optimizer.safetensors", tensors);
 }
 
 nlohmann::json file_list(const fs::path& directory) {
@@ -75,7 +94,13 @@ nlohmann::json make_manifest(Recommender& model, const TrainingState& state,
   const Workspace& workspace = model.workspace();
   const Dataset& dataset = *workspace.dataset;
   const CutRule& cut = workspace.shard->cut();
+  nlohmann::json init_adapter;
+  if (!identity.init_adapter.path.empty()) {
+    init_adapter = {{"path", identity.init_adapter.path},
+                    {"fingerprint", identity.init_adapter.fingerprint}};
+  }
   return {
+      {"init_adapter", init_adapter},
       {"format", kCheckpointFormat},
       {"version", GRAPHLORA_VERSION},
       {"step", state.step},
@@ -120,8 +145,10 @@ fs::path named_step(const fs::path& output, const char* pointer) {
   return output / name;
 }
 
-void copy_into(const SafetensorsReader& file, const std::string& name, at::Tensor target) {
-  const std::vector<std::int64_t> shape(target.sizes().begin(), target.sizes().end());
+/// Copies a stored tensor, or the slice of it that this rank holds, into `target`.
+void copy_into(const SafetensorsReader& file, const std::string& name, at::Tensor target,
+               const std::optional<ParameterSlice>& slice) {
+  const std::vector<std::int64_t> shape = slice ? slice->whole_shape(target) : target.sizes().vec();
   const auto entry = file.entries().find(name);
   if (entry == file.entries().end())
     throw DataError("{}: has no tensor {}", file.path().string(), name);
@@ -130,21 +157,16 @@ void copy_into(const SafetensorsReader& file, const std::string& name, at::Tenso
     throw ShapeError("{}: tensor {} is not of a floating-point type", file.path().string(), name);
   }
   const at::NoGradGuard guard;
-  target.copy_(stored);
+  target.copy_(slice ? slice->of(stored, target) : stored);
   if (!at::isfinite(target).all().item<bool>()) {
     throw DataError("{}: tensor {} holds NaN or infinity", file.path().string(), name);
   }
 }
 
-}  // namespace
-
-void write_adapter(const fs::path& directory, Recommender& model) {
+void write_adapter(const fs::path& directory, Recommender& model, const NamedTensors& tensors) {
   make_directories(directory);
-  std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const Parameter& parameter : model.llm().adapters().parameters()) {
-    if (is_peft(parameter)) tensors.emplace_back(parameter.name, parameter.value);
-  }
-  write_safetensors(directory / "adapter_model.safetensors", tensors, {{"format", "pt"}});
+  write_safetensors(directory / "adapter_model.safetensors", select(tensors, /*peft=*/true),
+                    {{"format", "pt"}});
   const LoraConfig& lora = model.config().lora;
   const nlohmann::ordered_json config = {
       {"peft_type", "LORA"},
@@ -164,6 +186,8 @@ void write_adapter(const fs::path& directory, Recommender& model) {
   write_file(directory / "adapter_config.json", config.dump(2) + "\n");
 }
 
+}  // namespace
+
 void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optimizer& optimizer,
                      const TrainingState& state, const RunIdentity& identity) {
   const Workspace& workspace = model.workspace();
@@ -175,11 +199,13 @@ void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optim
   job.agree([&] {
     write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table());
   });
+  const NamedTensors parameters = gather_parameters(*workspace.grid, model.parameters());
+  const NamedTensors moments = gather_moments(*workspace.grid, optimizer);
   job.agree([&] {
     if (world.rank() != 0) return;
-    write_adapter(path / "adapter", model);
-    write_graphlora(path, model);
-    write_optimizer(path, optimizer);
+    write_adapter(path / "adapter", model, parameters);
+    write_graphlora(path, model, parameters);
+    write_safetensors(path / "optimizer.safetensors", moments);
     nlohmann::json manifest = make_manifest(model, state, identity);
     manifest["files"] = file_list(path);
     write_json(path / "manifest.json", manifest);
@@ -308,6 +334,17 @@ std::int64_t Checkpoint::groups() const {
   return manifest_.at("sampler").value("groups", std::int64_t{1});
 }
 
+AdapterSource Checkpoint::init_adapter() const {
+  const auto found = manifest_.find("init_adapter");
+  if (found == manifest_.end() || found->is_null()) return {};
+  try {
+    return {found->at("path").get<std::string>(), found->at("fingerprint").get<std::string>()};
+  } catch (const nlohmann::json::exception& e) {
+    throw DataError("{}: its init_adapter is damaged ({})", (directory_ / "manifest.json").string(),
+                    e.what());
+  }
+}
+
 void Checkpoint::require_dataset(const Dataset& dataset) const {
   const std::string stored = manifest_.at("dataset").value("fingerprint", "");
   if (stored != dataset.fingerprint()) {
@@ -340,6 +377,15 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
   require("batch_size", "--batch-size", identity.batch_size);
   require("block", "--train.block", identity.block);
   require("max_train_examples", "--max-train-examples", identity.max_train_examples);
+  const AdapterSource stored = init_adapter();
+  if (!identity.init_adapter.path.empty() &&
+      identity.init_adapter.fingerprint != stored.fingerprint) {
+    throw ConfigError(
+        "--resume: --init-adapter {} is not what the run in {} started from ({}); leave it out or "
+        "start a new --output",
+        identity.init_adapter.path, directory_.string(),
+        stored.path.empty() ? "new adapters" : stored.path);
+  }
 }
 
 void Checkpoint::require_model(const Recommender& model) const {
@@ -371,7 +417,8 @@ void Checkpoint::load_parameters(Recommender& model) const {
   const SafetensorsReader adapter(directory_ / "adapter" / "adapter_model.safetensors");
   const SafetensorsReader rest(directory_ / "graphlora.safetensors");
   for (const Parameter& parameter : model.parameters()) {
-    copy_into(is_peft(parameter) ? adapter : rest, parameter.name, parameter.value);
+    copy_into(is_peft(parameter) ? adapter : rest, parameter.name, parameter.value,
+              parameter.slice);
   }
 }
 
@@ -379,10 +426,10 @@ void Checkpoint::load_moments(Optimizer& optimizer) const {
   const SafetensorsReader file(directory_ / "optimizer.safetensors");
   for (std::size_t i = 0; i < optimizer.parameters().size(); ++i) {
     auto& state = optimizer.states()[i];
-    const std::string& name = optimizer.parameters()[i].name;
+    const Parameter& parameter = optimizer.parameters()[i];
     if (!state.exp_avg.defined()) continue;
-    copy_into(file, name + ".exp_avg", state.exp_avg);
-    copy_into(file, name + ".exp_avg_sq", state.exp_avg_sq);
+    copy_into(file, parameter.name + ".exp_avg", state.exp_avg, parameter.slice);
+    copy_into(file, parameter.name + ".exp_avg_sq", state.exp_avg_sq, parameter.slice);
   }
 }
 

@@ -22,14 +22,21 @@ struct TrainingState {
   std::int64_t evaluated_step = -1;  ///< last step whose validation was done, -1: none
 };
 
-/// Settings of a run that a resumed one must share; refused by name when they differ.
+/// The PEFT adapter that a run started from (--init-adapter).
+struct AdapterSource {
+  std::string path, fingerprint;  ///< empty: none
+};
+
+/// Settings of a run that a resumed one must share; refused by name when they differ. An initial
+/// adapter need not be named again, but must not be another one.
 struct RunIdentity {
   std::uint64_t seed = 1;
   std::int64_t batch_size = 0, block = 1, max_train_examples = 0;
+  AdapterSource init_adapter = {};
 };
 
-/// Writes step-NNNNNN/ (temporary directory, checksums, rename) and then LATEST. Replicated
-/// parameters are hash-compared first. Collective; errors are agreed.
+/// Writes step-NNNNNN/ (temporary directory, checksums, rename) and then LATEST: whole tensors,
+/// whatever the grid. Replicated parameters are hash-compared first. Collective; errors are agreed.
 void save_checkpoint(Job& job, const std::filesystem::path& output, Recommender& model,
                      Optimizer& optimizer, const TrainingState& state, const RunIdentity& identity);
 /// OUTPUT/step-NNNNNN.
@@ -54,6 +61,7 @@ class Checkpoint {
   bool bias_columns() const;
   CutKind cut() const;
   std::int64_t groups() const;
+  AdapterSource init_adapter() const;
   /// Throws DataError unless the checkpoint belongs to this very dataset.
   void require_dataset(const Dataset& dataset) const;
   /// Throws DataError unless it belongs to this base model.
@@ -62,8 +70,8 @@ class Checkpoint {
   void require_identity(const RunIdentity& identity) const;
   /// The same for the model's configuration and its prompt templates.
   void require_model(const Recommender& model) const;
-  /// Copies the stored values into the model's dense parameters. Throws DataError, ShapeError.
-  /// Local.
+  /// Copies the stored values, or this rank's slices of them, into the model's dense parameters.
+  /// Throws DataError, ShapeError. Local.
   void load_parameters(Recommender& model) const;
   /// Moments of the dense parameters. Local.
   void load_moments(Optimizer& optimizer) const;
@@ -75,9 +83,5 @@ class Checkpoint {
 
 /// Directory that LATEST names, if there is one.
 std::optional<std::filesystem::path> latest_step(const std::filesystem::path& output);
-
-/// Writes the adapter alone as PEFT does: adapter_config.json and adapter_model.safetensors. Throws
-/// DataError. Local.
-void write_adapter(const std::filesystem::path& directory, Recommender& model);
 
 }  // namespace graphlora

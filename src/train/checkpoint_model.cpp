@@ -7,7 +7,7 @@ namespace graphlora {
 CheckpointModel::CheckpointModel(Job& job, const std::filesystem::path& data,
                                  const std::filesystem::path& checkpoint,
                                  const std::filesystem::path& base_model,
-                                 const std::string& precision) {
+                                 const std::string& precision, int tensor_parallel) {
   ModelConfig config;
   PartitionConfig partition;
   std::string base = base_model.string();
@@ -21,7 +21,7 @@ CheckpointModel::CheckpointModel(Job& job, const std::filesystem::path& data,
     partition.cut = to_string(checkpoint_->cut());
     partition.groups = checkpoint_->groups();
   });
-  workspace_ = std::make_unique<Workspace>(job, data, partition, Reuse::any);
+  workspace_ = std::make_unique<Workspace>(job, data, partition, Reuse::any, tensor_parallel);
   EmbeddingTable table;
   job.agree([&] {
     checkpoint_->require_dataset(*workspace_->dataset);

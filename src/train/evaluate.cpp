@@ -55,7 +55,8 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
       const Pack pack = make_pack(std::span(mine).subspan(first, count),
                                   std::span(stream).subspan(first, count), first_anchor);
       first_anchor += pack.anchor_row_A.size(0);
-      const at::Tensor score_S = model.llm().forward(pack, anchors, {}).to(at::kFloat).contiguous();
+      const at::Tensor score_S =
+          model.llm().forward(pack, anchors, {}).to(at::kFloat).cpu().contiguous();
       for (std::size_t s = 0; s < count; ++s)
         result[begin + static_cast<std::int64_t>(share[first + s])] =
             score_S.const_data_ptr<float>()[s];

@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 
 #include "core/error.hpp"
+#include "core/log.hpp"
 #include "core/memory.hpp"
+#include "model/llm_memory.hpp"
 
 namespace graphlora {
 namespace {
@@ -47,6 +50,40 @@ std::string describe_memory(const GraphMemory& mine, Communicator& world) {
       "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM",
       sums.sum().item<std::int64_t>(), world.size(), gib(sums[0]), gib(sums[1]), gib(sums[2]),
       gib(sums[3]), gib(sums[4]), gib(most));
+}
+
+void report_llm_memory(Recommender& model, const TrainConfig& config) {
+  const GraphLora& llm = model.llm();
+  const std::int64_t replicas = model.workspace().grid->replicas();
+  const std::int64_t examples = (config.batch_size + replicas - 1) / replicas;
+  LlmStep step;
+  step.tokens = std::min(config.micro_batch, examples * model.config().prompt.max_tokens);
+  step.recompute = config.recompute == "layer";
+  step.moments = config.optimizer.type == "adamw";
+  const Precision& precision = llm.precision();
+  step.embedding_mapped =
+      precision.device.is_cpu() && model.base().stored_type() == precision.activation;
+  const auto predict = [&] {
+    return predict_llm_memory(llm.config(), llm.slice(), model.config().lora, precision, step);
+  };
+  const auto gib = [](std::int64_t bytes) { return static_cast<double>(bytes) / kGiB; };
+  const LlmMemory memory = predict();
+  log::info(
+      "predicted memory of the LLM: {:.3f} GiB on a rank (weights {:.3f}, token embeddings {:.3f}, "
+      "adapters {:.3f}, activations of {} tokens {:.3f}, the layer at work {:.3f} GiB)",
+      gib(memory.total()), gib(memory.weights), gib(memory.embedding), gib(memory.adapters),
+      step.tokens, gib(memory.activations), gib(memory.workspace));
+  const std::int64_t free = available_memory_bytes();
+  if (memory.activations + memory.workspace <= free) return;
+  std::string advice = "give a smaller --micro-batch";
+  if (!step.recompute) {
+    step.recompute = true;
+    const LlmMemory less = predict();
+    advice += fmt::format(", or --recompute layer, which takes {:.1f} GiB",
+                          gib(less.activations + less.workspace));
+  }
+  log::warn("activations will take {:.1f} GiB, {:.1f} GiB are free: {}",
+            gib(memory.activations + memory.workspace), gib(free), advice);
 }
 
 void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler) {

@@ -1,10 +1,11 @@
-// What a training run keeps in memory for its graph side, before it runs, and what it has taken.
+// What a training run keeps in memory, before it runs.
 #pragma once
 #include <cstdint>
 #include <string>
 
 #include "train/recommender.hpp"
 #include "train/sampler.hpp"
+#include "train/trainer.hpp"
 
 namespace graphlora {
 
@@ -23,6 +24,10 @@ GraphMemory predict_memory(Recommender& model, bool moments);
 /// One line: the sum over ranks, its parts, and the largest rank's. Collective; the same
 /// everywhere.
 std::string describe_memory(const GraphMemory& mine, Communicator& world);
+
+/// Logs what the LLM side of a step will take on this rank, with a warning where that is more than
+/// is free. Local.
+void report_llm_memory(Recommender& model, const TrainConfig& config);
 
 /// With --gnn.mode auto and a GNN that runs on frontiers: throws ConfigError where that of the
 /// first batch, as predicted, does not fit into the memory of a host. Collective, agreed.

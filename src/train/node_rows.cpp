@@ -36,7 +36,8 @@ at::Tensor NodeRows::fetch(const at::Tensor& rows_nC, std::span<const NodeRange>
   };
   const NodeRange& mine = ranges[world_.rank()];
   const at::Tensor place = exchange(at::cat(sent_ids)) - mine.begin;
-  const at::Tensor received = exchange(rows_nC.detach().index_select(0, at::cat(sent_rows)).cpu());
+  const at::Tensor received =
+      exchange(rows_nC.detach().index_select(0, at::cat(sent_rows).to(rows_nC.device())).cpu());
 
   std::vector<bool> seen(mine.size(), false);
   for (const std::int64_t at : values_of<std::int64_t>(place)) {

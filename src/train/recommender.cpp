@@ -16,7 +16,8 @@ constexpr std::int64_t kRowsPerBlock = 1 << 16;
 at::Tensor projector_input_scale(const Workspace& workspace, const EmbeddingTable& table,
                                  bool bias_columns) {
   const std::int64_t width = table.weight_nD.size(1), rows = table.weight_nD.size(0);
-  at::Tensor sums = at::zeros({width + 1}, at::kDouble);  // squares per column, rows that are not 0
+  // Squares per column, rows that are not 0.
+  at::Tensor sums = at::zeros({width + 1}, table.weight_nD.options().dtype(at::kDouble));
   for (std::int64_t begin = 0; begin < rows; begin += kRowsPerBlock) {
     const at::Tensor e_bD =
         table.weight_nD.slice(0, begin, std::min(begin + kRowsPerBlock, rows)).to(at::kDouble);
@@ -174,7 +175,10 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
       config_(std::move(config)),
       table_(std::move(table)),
       bias_columns_(bias_columns) {
-  const Precision precision = Precision::parse(config_.precision);
+  Precision precision = Precision::parse(config_.precision);
+  precision.device = job.device();
+  for (at::Tensor* rows : {&table_.weight_nD, &table_.exp_avg_nD, &table_.exp_avg_sq_nD})
+    if (rows->defined()) *rows = rows->to(precision.device);
   const std::int64_t width = table_.weight_nD.size(1);
   std::pair<std::vector<std::int32_t>, std::vector<std::int64_t>> titles;
   job.agree([&] {
@@ -215,16 +219,18 @@ Recommender::Recommender(Job& job, const Workspace& workspace,
                         kMaxProjectorMiddle);
     }
     const Score score = config_.score == "yes" ? Score::yes : Score::margin;
+    const ProcessGrid& grid = *workspace_.grid;
+    const ModelSlice slice = ModelSlice::of(llama, grid.tensor_parallel(), grid.tensor_rank());
     llm_ = std::make_unique<GraphLora>(
-        llama, base_->load(precision, prompts_->yes_token(), prompts_->no_token()), config_.lora,
-        precision, config_.seed, score);
-    gnn_ = make_gnn(config_.gnn, width, precision.parameter, config_.seed);
+        llama, base_->load(precision, prompts_->yes_token(), prompts_->no_token(), slice),
+        config_.lora, precision, config_.seed, score, slice, &grid.tensor());
+    gnn_ = make_gnn(config_.gnn, width, precision.parameter_options(), config_.seed);
   });
   if (config_.projector != "none") {
     if (config_.projector_middle == 0) config_.projector_middle = 10 * width;
     projector_ =
         std::make_unique<Projector>(width, config_.projector_middle, base_->config().hidden_size,
-                                    precision.parameter, config_.seed);
+                                    precision.parameter_options(), config_.seed);
   }
   anchors_ = std::make_unique<AnchorStage>(*workspace_.grid, *workspace_.map, *workspace_.shard,
                                            table_, gnn_.get(), projector_.get(), config_.gnn);

@@ -15,6 +15,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/memory.hpp"
+#include "core/profile_range.hpp"
 #include "core/progress.hpp"
 #include "dist/gradient_sync.hpp"
 #include "train/embedding_store.hpp"
@@ -31,11 +32,11 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Adds the time of its scope to one phase.
+/// Adds the host's time of its scope to one phase.
 class PhaseTimer {
  public:
   PhaseTimer(std::vector<std::pair<std::string, double>>& phases, const char* name)
-      : start_(Clock::now()) {
+      : range_(name), start_(Clock::now()) {
     auto found =
         std::find_if(phases.begin(), phases.end(), [&](const auto& p) { return p.first == name; });
     if (found == phases.end()) found = phases.insert(phases.end(), {name, 0.0});
@@ -46,6 +47,7 @@ class PhaseTimer {
   PhaseTimer& operator=(const PhaseTimer&) = delete;
 
  private:
+  ProfileRange range_;
   Clock::time_point start_;
   double* seconds_;
 };
@@ -64,9 +66,9 @@ enum Scalar : std::int64_t {
 struct Communication {
   double seconds = 0, exposed = 0;
 };
-Communication communication_of(const Communicator& world, const Communicator& data) {
+Communication communication_of(const ProcessGrid& grid) {
   Communication total;
-  for (const Communicator* communicator : {&world, &data}) {
+  for (const Communicator* communicator : {&grid.world(), &grid.data(), &grid.tensor()}) {
     for (std::uint8_t k = 0; k < static_cast<std::uint8_t>(Traffic::count); ++k) {
       const TrafficCounter& counter = communicator->counter(static_cast<Traffic>(k));
       total.seconds += counter.seconds;
@@ -74,6 +76,13 @@ Communication communication_of(const Communicator& world, const Communicator& da
     }
   }
   return total;
+}
+
+double sum_over(Communicator& ranks, double value) {
+  if (ranks.size() == 1) return value;
+  const at::Tensor sum = at::full({1}, value, at::kDouble);
+  ranks.all_reduce(sum, ReduceOp::sum, Traffic::metrics).wait();
+  return sum.item<double>();
 }
 
 }  // namespace
@@ -88,6 +97,7 @@ Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t ste
       optimizer_(model.parameters(), config.optimizer),
       sync_(*model.workspace().grid, model.parameters()) {
   schedule_.steps = stages_.steps;
+  model_.llm().set_recompute(config_.recompute == "layer");
   // Phases in the order of a step; PhaseTimer keeps pointers into this vector.
   for (const char* phase : {"prompts", "graph forward", "LLM forward", "LLM backward",
                             "graph backward", "gradient sync", "optimizer"}) {
@@ -140,7 +150,8 @@ StepResult Stepper::step(std::int64_t step) {
   // 3. Micro-batches through the LLM; the loss is normalized by the global batch's own size.
   const DropoutKey dropout{model_.config().lora.dropout, config_.seed, step};
   const auto batch_examples = static_cast<double>(plan.batch.rows.size());
-  at::Tensor loss_sum = at::zeros({}, at::kDouble);
+  at::Tensor loss_sum =
+      at::zeros({}, at::dtype(at::kDouble).device(model_.table().weight_nD.device()));
   std::int64_t first_anchor = 0;
   const auto bounds = split_by_budget(lengths, config_.micro_batch);
   for (std::size_t k = 0; k + 1 < bounds.size(); ++k) {
@@ -152,8 +163,8 @@ StepResult Stepper::step(std::int64_t step) {
                                   std::span(prefix_stream).subspan(first, count), first_anchor);
       first_anchor += pack.anchor_row_A.size(0);
       const at::Tensor score_S = model_.llm().forward(pack, anchors, dropout);
-      loss = at::binary_cross_entropy_with_logits(score_S, pack.label_S.to(score_S.scalar_type()),
-                                                  {}, {}, at::Reduction::Sum) /
+      loss = at::binary_cross_entropy_with_logits(score_S, pack.label_S.to(score_S.options()), {},
+                                                  {}, at::Reduction::Sum) /
              batch_examples;
       loss_sum += loss.detach();
     }
@@ -177,9 +188,9 @@ StepResult Stepper::step(std::int64_t step) {
     auto* s = scalars.mutable_data_ptr<double>();
     const auto tokens =
         static_cast<double>(std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0}));
+    const at::Tensor ratio = model_.llm().take_ratio_sums();
     // Sums over data, never over world: one tensor rank of a replica speaks for it.
     if (grid.tensor_rank() == 0) {
-      const at::Tensor ratio = model_.llm().take_ratio_sums();
       s[kLoss] = loss_sum.item<double>();
       s[kTokens] = tokens;
       s[kRatioGraph] = ratio[0].item<double>();
@@ -197,11 +208,20 @@ StepResult Stepper::step(std::int64_t step) {
   // 6. Clip by the global norm of what this step trains (E included), then update.
   const PhaseTimer timer(phases_, "optimizer");
   double squared_norm = stages_.trains_embedding(step) ? s[kEmbeddingNorm] : 0;
+  double sliced_norm = 0;
+  std::vector<at::Tensor> squares;  // read at once: on a GPU every reading waits for it
+  std::vector<bool> sliced;
   for (const Parameter& parameter : optimizer_.parameters()) {
-    if (!stages_.trains(parameter.placement, step)) continue;
-    if (parameter.value.grad().defined())
-      squared_norm += parameter.value.grad().square().sum(at::kDouble).item<double>();
+    if (!stages_.trains(parameter.placement, step) || !parameter.value.grad().defined()) continue;
+    squares.push_back(parameter.value.grad().square().sum(at::kDouble));
+    sliced.push_back(is_sliced(parameter.placement));
   }
+  if (!squares.empty()) {
+    const at::Tensor host = at::stack(squares).cpu();
+    for (std::size_t i = 0; i < squares.size(); ++i)
+      (sliced[i] ? sliced_norm : squared_norm) += host.const_data_ptr<double>()[i];
+  }
+  squared_norm += sum_over(grid.tensor(), sliced_norm);
   StepResult result;
   result.loss = s[kLoss];
   result.grad_norm = std::sqrt(squared_norm);
@@ -332,7 +352,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     GraphMemory memory;
     job.agree([&] { memory = predict_memory(model, config.optimizer.type == "adamw"); });
     const std::string text = describe_memory(memory, world);
-    if (root) log::info("{}", text);
+    if (root) {
+      log::info("{}", text);
+      report_llm_memory(model, config);
+    }
   }
   job.agree([&] {
     stepper = std::make_unique<Stepper>(model, config, config.steps);
@@ -353,7 +376,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   const std::int64_t steps =
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
   const RunIdentity identity{config.seed, config.batch_size, config.block,
-                             config.max_train_examples};
+                             config.max_train_examples, config.init_adapter};
   std::vector<std::int64_t> valid_rows;
   job.agree([&] {
     if (config.eval_every > 0) valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);
@@ -413,7 +436,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
 
   const auto start = Clock::now();
   const std::int64_t first_step = result.state.step;
-  const Communication at_start = communication_of(world, workspace.grid->data());
+  const Communication at_start = communication_of(*workspace.grid);
   Progress progress("training", steps, "steps", root, result.state.step);
   std::deque<double> recent_losses;
   validate();  // of a run that was interrupted before it could
@@ -421,10 +444,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     const std::int64_t step = result.state.step + 1;
     job.set_step(step);
     const auto step_start = Clock::now();
-    const Communication before = communication_of(world, workspace.grid->data());
+    const Communication before = communication_of(*workspace.grid);
     const StepResult r = stepper->step(step);
     if (!r.divergence.empty()) job.agree([&] { throw DataError("{}", r.divergence); });
-    const Communication after = communication_of(world, workspace.grid->data());
+    const Communication after = communication_of(*workspace.grid);
     const double step_seconds = seconds_since(step_start);
     result.state.step = step;
     recent_losses.push_back(r.loss);
@@ -464,7 +487,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     log::info("memory of all ranks at the end, the LLM included: {:.3f} GiB",
               static_cast<double>(memory.item<std::int64_t>()) / (1 << 30));
   if (result.state.step == first_step) return result;
-  const Communication at_end = communication_of(world, workspace.grid->data());
+  const Communication at_end = communication_of(*workspace.grid);
   print_time_table(world, stepper->phase_seconds(),
                    {at_end.seconds - at_start.seconds, at_end.exposed - at_start.exposed},
                    seconds_since(start));

@@ -24,6 +24,8 @@ struct TrainConfig {
   std::int64_t keep = 2;
   std::int64_t max_train_examples = 0;  ///< 0: all
   bool resume = false;
+  AdapterSource init_adapter = {};  ///< what the adapters' first values are; for the manifest
+  std::string recompute = "none";   ///< none | layer, see GraphLora::set_recompute
   std::uint64_t seed = 1;
   std::vector<std::string> stages{"joint"};  ///< adapter, projector, joint; see Stages
   double unknown_rate = 0.05;

@@ -315,9 +315,9 @@ TEST_F(HostileInput, FullDisk) {
                        "@/model", "--what",       "adapter", "--output", "@/new"};
   const Words generated{"generate",       "--users", "50",       "--items", "20",
                         "--interactions", "500",     "--output", "@/new"};
-  for (const Words& words :
-       {kPrepareNew, kPrepare, generated, with(generated, {"--as", "csv"}), kPartition,
-        replaced(kPretrainNew, "--pretrain.width", "64"), kTrainNew, exported}) {
+  for (const Words& words : {kPrepareNew, kPrepare, generated, with(generated, {"--as", "csv"}),
+                             kPartition, replaced(kPretrainNew, "--pretrain.width", "64"),
+                             kTrainNew, exported, replaced(exported, "--what", "merged")}) {
     SCOPED_TRACE(words[0]);
     const TemporaryDirectory directory;
     const fs::path root = directory.path();
@@ -776,6 +776,23 @@ TEST_F(HostileInput, Checkpoint) {
       {"export of the adapter over the dataset", [](const fs::path&) {},
        replaced(replaced(kExport, "--what", "adapter"), "--output", "@/dataset"), 2,
        "@/dataset: holds other files"},
+      {"the merged model over its base", [](const fs::path&) {},
+       replaced(replaced(kExport, "--what", "merged"), "--output", "@/model"), 2,
+       "--output @/model: holds or lies in the LLM @/model"},
+      {"merged into another base",
+       [](const fs::path& r) { fs::remove(r / "model/tokenizer.json"); },
+       replaced(replaced(kExport, "--what", "merged"), "--output", "@/new"), 3,
+       "belongs to another base model"},
+      {"merged without the LLM", [](const fs::path& r) { fs::remove_all(r / "model"); },
+       replaced(replaced(kExport, "--what", "merged"), "--output", "@/new"), 3,
+       "@/model/config.json"},
+      {"an adapter to start from that is not there", [](const fs::path&) {},
+       with(kTrainNew, {"--init-adapter", "@/nowhere"}), 3,
+       "@/nowhere: has no adapter_config.json"},
+      {"an adapter of another rank", [](const fs::path&) {},
+       with(replaced(kTrainNew, "--lora.rank", "3"),
+            {"--init-adapter", "@/out/step-000001/adapter"}),
+       2, "--lora.rank 3: the adapter in @/out/step-000001/adapter has 2"},
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "cli/commands.hpp"
 #include "core/error.hpp"
+#include "dist/device.hpp"
 #include "support/process.hpp"
 
 namespace graphlora {
@@ -60,6 +61,10 @@ std::vector<std::string> with(std::vector<std::string> flags,
                               const std::vector<std::string>& more) {
   flags.insert(flags.end(), more.begin(), more.end());
   return flags;
+}
+
+bool computes_on_gpus(const Command& command) {
+  return std::string(command.name) == "train" || std::string(command.name) == "evaluate";
 }
 
 TEST(Usage, OverviewNamesEveryCommand) {
@@ -219,11 +224,28 @@ TEST(Usage, WrongFlagsOfEveryCommand) {
         {{"--threads", "1000000"}, "--threads: must be between"},
         {{"--precision", "fp16"}, "--precision: must be one of bf16"},
         {{"--device", "gpu"}, "--device: must be one of auto"},
-        {{"--device", "cuda"}, "use auto or cpu"},
-        {{"--comm", "nccl"}, "--comm: nccl is not supported yet"},
         {{"--seed"}, "--seed"},
         {{"unexpected", "words"}, "unexpected argument"}};
     for (const auto& [more, part] : cases) expect_parse_error(command, with(flags, more), {part});
+    if (computes_on_gpus(command)) continue;
+    expect_parse_error(command, with(flags, {"--device", "cuda"}),
+                       {"--device: this command computes on the CPU; use auto or cpu"});
+    expect_parse_error(command, with(flags, {"--comm", "nccl"}),
+                       {"--comm: this command computes on the CPU; use auto or mpi"});
+  }
+}
+
+TEST(Usage, AGpuThatIsNotThereIsAnError) {
+  const std::string reason = why_no_cuda();
+  if (reason.empty()) GTEST_SKIP() << "needs a machine without a GPU";
+  const std::vector<std::string> evaluate{"evaluate", "--data", "x", "--pretrained", "y"};
+  for (const Command& command : commands()) {
+    if (!computes_on_gpus(command)) continue;
+    const auto flags = std::string(command.name) == "evaluate" ? evaluate : required_flags(command);
+    expect_usage_error(with(flags, {"--device", "cuda"}), {"--device cuda: " + reason});
+    expect_usage_error(with(flags, {"--comm", "nccl"}),
+                       {"--comm nccl: it needs a GPU for every rank: " + reason});
+    expect_usage_error(with(flags, {"--comm", "nccl", "--device", "cpu"}), {"--device is cpu"});
   }
 }
 

@@ -182,6 +182,61 @@ TEST(ReadAmazon, ManyBlocksOfText) {
   }
 }
 
+TEST(ReadAmazon, BlocksKeepTheFilesOrder) {
+  // Several threads parse: lines, limits and the unit of the times are still the file's.
+  TemporaryDirectory folder;
+  const auto row = [](int i, std::int64_t time) {
+    return fmt::format(
+               R"({{"reviewerID":"u{}","asin":"i{}","overall":5,"unixReviewTime":{},"x":"{}"}})", i,
+               i % 7, time, std::string(1000 + i % 100, 'x')) +
+           "\n";
+  };
+  constexpr int kRows = 20000;  // of 1 KiB
+  std::string text;
+  Lines expected, errors;
+  std::mt19937 random(2);
+  for (int i = 0; i < kRows; ++i) {
+    // Blocks that are all in milliseconds, some that are partly, and other faults between them.
+    const bool milliseconds = i >= 100 && i / 1500 % 3 == 1;
+    const auto fault = [&](const std::string& what) {
+      errors.push_back(fmt::format("{}:{}: {}", (folder / "X.json").string(), i + 1, what));
+    };
+    if (random() % 100 == 0) {
+      text += "{}\n";
+      fault("has no user (reviewerID or user_id); check --format");
+    } else if (milliseconds) {
+      text += row(i, kFirstMilliseconds + i);
+      fault(
+          fmt::format("the time {} is in milliseconds, the rows before are in seconds; give all "
+                      "times in one unit",
+                      kFirstMilliseconds + i));
+    } else {
+      text += row(i, i);
+      expected.push_back(fmt::format("u{} i{} 5 {} ", i, i % 7, i));
+    }
+  }
+  ASSERT_GT(errors.size(), kRows / 4);
+  ReadConfig config;
+  config.amazon.metadata = "none";
+  config.max_bad_lines = static_cast<std::int64_t>(errors.size());
+  folder.write("X.json", text);
+  const RawRatings raw = read(folder, config);
+  EXPECT_EQ(lines_of(raw), expected);
+  EXPECT_EQ(raw.bad_lines.count(), config.max_bad_lines);
+  EXPECT_EQ(raw.bad_lines.examples(), Lines(errors.begin(), errors.begin() + 5));
+  for (const std::size_t limit : {std::size_t{0}, std::size_t{7}, errors.size() - 1}) {
+    config.max_bad_lines = static_cast<std::int64_t>(limit);
+    EXPECT_TRUE(message_of(folder, config).starts_with(errors[limit])) << limit;
+  }
+  // Damage behind a bad line, already read when that is parsed: the first fault in the file counts.
+  const std::string packed = gzip(text);
+  folder.write("X.json", packed.substr(0, packed.size() - 1));
+  config.max_bad_lines = 0;
+  EXPECT_TRUE(message_of(folder, config).starts_with(errors[0]));
+  config.max_bad_lines = kRows;
+  EXPECT_NE(message_of(folder, config).find("the gzip data ends early"), std::string::npos);
+}
+
 TEST(ReadAmazon, ZerosBehindTheLastGzipMemberAreTheEnd) {
   TemporaryDirectory folder;
   folder.write("meta_Books.json", kMeta2014);

@@ -274,6 +274,21 @@ TEST_F(PromptTest, AnswersMustBeSingleTokensInTheirContext) {
             std::string::npos);
 }
 
+TEST_F(PromptTest, AnswersOfASentencePieceTokenizerAreTheirTokensInContext) {
+  // Alone, " a" is "▁▁a" there, two tokens; behind a word it is "▁a".
+  const Tokenizer tokenizer("tests/golden/sentencepiece");
+  ASSERT_EQ(tokenizer.encode(" a").size(), 2U);
+  PromptConfig config;
+  config.template_text = "[template]\n{user} {item} is\n";
+  config.yes = " a";
+  config.no = " b";
+  const PromptBuilder prompts(dataset_, tokenizer, config);
+  EXPECT_EQ(Ids{prompts.yes_token()}, tokenizer.encode("a"));
+  EXPECT_EQ(Ids{prompts.no_token()}, tokenizer.encode("b"));
+  config.template_text = "[template]\n{user} {item}\n";
+  EXPECT_THROW(PromptBuilder(dataset_, tokenizer, config), ConfigError);
+}
+
 TEST_F(PromptTest, RefusesBadConfigurations) {
   EXPECT_NE(
       error_of({.max_tokens = 5}).find("--prompt.max-tokens 5 is too few: the question about item"),

@@ -224,6 +224,22 @@ TEST(IdTable, NumbersManyIdsInOrderOfFirstUse) {
   EXPECT_EQ(IdTable().find("a"), -1);
 }
 
+TEST(IdTable, ManyIdsAtOnceAreNumberedAsOneByOne) {
+  IdTable table, one_by_one;
+  std::mt19937 random(2);
+  for (const int count : {0, 1, 31, 32, 33, 5000, 64}) {
+    std::vector<std::string> ids;
+    for (int i = 0; i < count; ++i) ids.push_back(std::to_string(random() % 3000));
+    std::vector<std::int32_t> numbers(ids.size()), expected;
+    for (const std::string& id : ids) expected.push_back(one_by_one.intern(id));
+    table.intern(std::vector<std::string_view>(ids.begin(), ids.end()), numbers);
+    EXPECT_EQ(numbers, expected) << count;
+  }
+  ASSERT_EQ(table.size(), one_by_one.size());
+  for (std::int32_t number = 0; number < table.size(); ++number)
+    EXPECT_EQ(table[number], one_by_one[number]);
+}
+
 TEST(LineReader, LongFilesAcrossItsBuffer) {
   TemporaryDirectory folder;
   std::string text;

@@ -1,9 +1,10 @@
-// Tokenizes for fuzz_tokenizer.py and benchmarks/tokenizer_speed.
+// Tokenizes for fuzz_tokenizer.py, compare_tokenizers.py and benchmarks/tokenizer_speed.
 //   tokenizer_cli DIR            stdin: texts, each u32 length and bytes; stdout: for each u32
 //   count,
 //                                i32 ids, u32 length and bytes of the decoded text
 //   tokenizer_cli DIR --time N   stdin as above; stdout: seconds of the fastest of N runs over all
 //                                texts, one thread, as text
+//   tokenizer_cli DIR --bos        stdout: the BOS id, or none, as text
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -42,6 +43,10 @@ void append(std::string& output, const T* data, std::size_t size) {
 
 int run(const std::vector<std::string>& arguments) {
   const Tokenizer tokenizer(arguments.at(0));
+  if (arguments.size() == 2 && arguments[1] == "--bos") {
+    std::cout << (tokenizer.bos() ? std::to_string(*tokenizer.bos()) : "none") << "\n";
+    return 0;
+  }
   const std::vector<std::string> texts = read_texts();
   if (arguments.size() == 3 && arguments[1] == "--time") {
     double best = std::numeric_limits<double>::infinity();

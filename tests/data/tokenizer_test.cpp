@@ -8,7 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
-#include "core/safetensors.hpp"
+#include "data/tokenizer_golden.hpp"
 #include "support/temporary_directory.hpp"
 
 namespace graphlora {
@@ -32,49 +32,8 @@ Tokenizer make_tokenizer(const json& root) {
 
 std::string decimal(const Ids& ids) { return fmt::format("{}", fmt::join(ids, " ")); }
 
-/// Strings and ids written by tests/golden/make_tokenizer_golden.py.
-class Golden {
- public:
-  Golden() : reader_(kGolden / "tokenizer.safetensors") {
-    const at::Tensor text = reader_.tensor("text");
-    const auto* bytes = reinterpret_cast<const char*>(text.data_ptr<std::uint8_t>());
-    for (const std::uint16_t length : numbers("lengths")) {
-      texts_.emplace_back(bytes, length);
-      bytes += length;
-    }
-  }
-  const std::vector<std::string>& texts() const { return texts_; }
-  std::map<std::string, json> variants() const {
-    std::map<std::string, json> result;
-    for (const auto& [name, patch] : reader_.metadata()) {
-      if (name != "tokenizers") result[name] = json::parse(patch);
-    }
-    return result;
-  }
-  std::vector<Ids> ids(const std::string& variant) const {
-    std::vector<Ids> result;
-    const std::span<const std::uint16_t> all = numbers(variant + ".ids");
-    std::size_t begin = 0;
-    for (const std::uint16_t length : numbers(variant + ".lengths")) {
-      const auto row = all.subspan(begin, length);
-      result.emplace_back(row.begin(), row.end());
-      begin += length;
-    }
-    return result;
-  }
-
- private:
-  std::span<const std::uint16_t> numbers(const std::string& name) const {
-    const at::Tensor tensor = reader_.tensor(name);
-    return {static_cast<const std::uint16_t*>(tensor.data_ptr()),
-            static_cast<std::size_t>(tensor.numel())};
-  }
-  SafetensorsReader reader_;
-  std::vector<std::string> texts_;
-};
-
 TEST(Tokenizer, EqualsHfOnGoldenStringsAndVariants) {
-  const Golden golden;
+  const TokenizerGolden golden(kGolden / "tokenizer.safetensors");
   EXPECT_EQ(golden.texts().size(), 50000U);
   const std::map<std::string, json> variants = golden.variants();
   EXPECT_GE(variants.size(), 15U);
@@ -203,7 +162,7 @@ TEST(Tokenizer, OneHugeWordTakesNoQuadraticTime) {
 
 TEST(Tokenizer, EncodesFromManyThreadsAtOnce) {
   const Tokenizer tokenizer = make_tokenizer(base());
-  const Golden golden;
+  const TokenizerGolden golden(kGolden / "tokenizer.safetensors");
   const std::vector<Ids> expected = golden.ids("as is");
   std::vector<std::thread> threads;
   std::array<int, 4> wrong{};
@@ -271,8 +230,20 @@ TEST(Tokenizer, RefusesHostileFiles) {
       {"prefix", "/model/continuing_subword_prefix", "##", "continuing_subword_prefix"},
       {"suffix", "/model/end_of_word_suffix", "</w>", "end_of_word_suffix"},
       {"unknown unk_token", "/model/unk_token", "<unk>", "<unk>"},
-      {"no pre_tokenizer", "/pre_tokenizer", nullptr, "ByteLevel"},
-      {"pre_tokenizer type", "/pre_tokenizer/type", "Metaspace", "\"Metaspace\""},
+      {"pre_tokenizer type", "/pre_tokenizer/type", "Whitespace", "\"Whitespace\""},
+      {"Metaspace without replacement", "/pre_tokenizer/type", "Metaspace", "replacement"},
+      {"Metaspace with a long replacement",
+       "/pre_tokenizer",
+       {{"type", "Metaspace"}, {"replacement", "__"}},
+       "one character"},
+      {"Metaspace contradicts itself",
+       "/pre_tokenizer",
+       {{"type", "Metaspace"}, {"replacement", "_"}, {"add_prefix_space", false}},
+       "contradicts"},
+      {"Metaspace with an unknown scheme",
+       "/pre_tokenizer",
+       {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "last"}},
+       "\"last\""},
       {"pre_tokenizer without type", "/pre_tokenizer", json::object(), "type"},
       {"ByteLevel twice",
        "/pre_tokenizer",
@@ -296,6 +267,19 @@ TEST(Tokenizer, RefusesHostileFiles) {
        {{"type", "Split"}, {"pattern", {{"String", "a"}}}, {"behavior", "Shuffled"}},
        "Shuffled"},
       {"normalizer type", "/normalizer", {{"type", "Lowercase"}}, "\"Lowercase\""},
+      {"normalizer type of two lines", "/normalizer", {{"type", "Lower\ncase"}}, "Lower\\ncase"},
+      {"normalizer of an empty string",
+       "/normalizer",
+       {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", "x"}},
+       "empty string"},
+      {"regex of a megabyte",
+       "/normalizer",
+       {{"type", "Replace"}, {"pattern", {{"Regex", std::string(1 << 20, 'a')}}}, {"content", ""}},
+       "1048576 bytes"},
+      {"normalizers without end",
+       "/normalizer",
+       {{"type", "Sequence"}, {"normalizers", std::vector<json>(300, {{"type", "NFC"}})}},
+       "more than 256"},
       {"post_processor type",
        "/post_processor",
        {{"type", "BertProcessing"}},
@@ -312,7 +296,17 @@ TEST(Tokenizer, RefusesHostileFiles) {
         {"single", {{{"SpecialToken", {{"id", "x"}}}}, {{"Sequence", {{"id", "A"}}}}}},
         {"special_tokens", {{"x", {{"ids", {99}}}}}}},
        "99"},
+      {"post_processor names what it lacks",
+       "/post_processor",
+       {{"type", "TemplateProcessing"},
+        {"single", {{{"SpecialToken", {{"id", "x\ny"}}}}, {{"Sequence", {{"id", "A"}}}}}},
+        {"special_tokens", json::object()}},
+       "x\\ny"},
       {"decoder type", "/decoder", {{"type", "CTC"}}, "\"CTC\""},
+      {"decoder Strip",
+       "/decoder",
+       {{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}},
+       "\"start\""},
       {"added token with another id", "/added_tokens/0/id", 7, "\"<s>\" has the id 7"},
       {"added token without id", "/added_tokens/0/id", nullptr, "\"id\" is missing"},
       {"empty added token", "/added_tokens/0/content", "", "empty"},

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.hpp"
-#include "support/rank_main.hpp"
+#include "support/devices.hpp"
 
 namespace graphlora {
 namespace {
@@ -20,14 +20,16 @@ constexpr std::array kPlacements{Placement::lora_a_column,
                                  Placement::gnn};
 
 /// Two parameters a placement, of both types and different sizes; one is a scalar.
-std::vector<Parameter> make_parameters() {
+std::vector<Parameter> make_parameters(at::Device device) {
   std::vector<Parameter> parameters;
+  const at::TensorOptions on = at::device(device);
   for (const Placement placement : kPlacements) {
     const auto n = static_cast<std::int64_t>(placement);
     parameters.push_back({fmt::format("double.{}", n),
-                          at::ones({n + 1, 3}, at::kDouble).requires_grad_(), placement, true});
+                          at::ones({n + 1, 3}, on.dtype(at::kDouble)).requires_grad_(), placement,
+                          true});
     parameters.push_back({fmt::format("float.{}", n),
-                          (n == 4 ? at::ones({}) : at::ones({7, n + 2})).requires_grad_(),
+                          (n == 4 ? at::ones({}, on) : at::ones({7, n + 2}, on)).requires_grad_(),
                           placement, true});
   }
   return parameters;
@@ -37,7 +39,8 @@ std::vector<Parameter> make_parameters() {
 at::Tensor local_gradient(int rank, std::size_t i, const at::Tensor& like) {
   if (i == 5 || (i + rank) % 4 == 0) return {};
   at::Generator random = at::make_generator<at::CPUGeneratorImpl>(100 * rank + i);
-  return at::randint(-50, 50, like.sizes(), random, like.options().requires_grad(false));
+  return at::randint(-50, 50, like.sizes(), random, at::dtype(like.scalar_type()))
+      .to(like.device());
 }
 
 at::Tensor expected_sum(std::size_t i, const at::Tensor& like) {
@@ -60,6 +63,9 @@ std::int64_t parameter_bytes(ProcessGrid& grid) {
          grid.data().counter(Traffic::parameters).bytes;
 }
 
+/// Over CPU and GPU, MPI and NCCL.
+class SumsOfGradients : public test::OnSetting {};
+
 TEST(ReductionTable, IsTheDesigns) {
   const std::map<Placement, std::pair<Axis, bool>> design{
       {Placement::lora_a_column, {Axis::data, false}},
@@ -75,10 +81,10 @@ TEST(ReductionTable, IsTheDesigns) {
   }
 }
 
-TEST(GradientSync, SumsOverRanksInAnyBucketSize) {
-  ProcessGrid grid(test::job().world(), 1);
+TEST_P(SumsOfGradients, SumsOverRanksInAnyBucketSize) {
+  ProcessGrid grid(over(), 1);
   for (const std::int64_t bucket_bytes : {1, 100, 1 << 20}) {
-    std::vector<Parameter> parameters = make_parameters();
+    std::vector<Parameter> parameters = make_parameters(device());
     GradientSync sync(grid, parameters, bucket_bytes);
     for (int step = 0; step < 2; ++step) {
       fill_gradients(parameters);
@@ -98,18 +104,18 @@ TEST(GradientSync, SumsOverRanksInAnyBucketSize) {
   }
 }
 
-TEST(GradientSync, BytesAreTheParametersOwn) {
-  ProcessGrid grid(test::job().world(), 1);
-  const std::vector<Parameter> parameters = make_parameters();
+TEST_P(SumsOfGradients, BytesAreTheParametersOwn) {
+  ProcessGrid grid(over(), 1);
+  const std::vector<Parameter> parameters = make_parameters(device());
   std::int64_t bytes = 0;
   for (const Parameter& parameter : parameters)
     bytes += parameter.value.numel() * static_cast<std::int64_t>(parameter.value.element_size());
   EXPECT_EQ(GradientSync(grid, parameters).bytes_per_step(), bytes);
 }
 
-TEST(GradientSync, KeepsTheGradientsTensor) {
-  ProcessGrid grid(test::job().world(), 1);
-  std::vector<Parameter> parameters = make_parameters();
+TEST_P(SumsOfGradients, KeepsTheGradientsTensor) {
+  ProcessGrid grid(over(), 1);
+  std::vector<Parameter> parameters = make_parameters(device());
   fill_gradients(parameters);
   for (Parameter& parameter : parameters)
     parameter.value.mutable_grad() = at::ones_like(parameter.value).detach();
@@ -122,10 +128,10 @@ TEST(GradientSync, KeepsTheGradientsTensor) {
   EXPECT_EQ(parameters[12].value.grad()[0][0].item<double>(), 1) << "was not started";
 }
 
-TEST(GradientSync, BreakingARowOfTheTableBreaksItsSum) {
-  ProcessGrid grid(test::job().world(), 1);
+TEST_P(SumsOfGradients, BreakingARowOfTheTableBreaksItsSum) {
+  ProcessGrid grid(over(), 1);
   for (const Placement broken : kPlacements) {
-    std::vector<Parameter> parameters = make_parameters();
+    std::vector<Parameter> parameters = make_parameters(device());
     for (Parameter& parameter : parameters)
       parameter.value.mutable_grad() = at::ones_like(parameter.value).detach();
     GradientSync sync(grid, parameters);
@@ -142,6 +148,8 @@ TEST(GradientSync, BreakingARowOfTheTableBreaksItsSum) {
   }
 }
 
+class Replicas : public test::OnSetting {};
+
 /// Message of the CommError, empty if there was none.
 std::string difference(ProcessGrid& grid, const std::vector<Parameter>& parameters) {
   try {
@@ -152,18 +160,18 @@ std::string difference(ProcessGrid& grid, const std::vector<Parameter>& paramete
   return "";
 }
 
-TEST(Replicas, EqualOnesPass) {
-  ProcessGrid grid(test::job().world(), 1);
-  EXPECT_EQ(difference(grid, make_parameters()), "");
+TEST_P(Replicas, EqualOnesPass) {
+  ProcessGrid grid(over(), 1);
+  EXPECT_EQ(difference(grid, make_parameters(device())), "");
   EXPECT_EQ(difference(grid, {}), "");
 }
 
-TEST(Replicas, ADifferenceInOneBitIsNamed) {
+TEST_P(Replicas, ADifferenceInOneBitIsNamed) {
   if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
-  ProcessGrid grid(test::job().world(), 1);
+  ProcessGrid grid(over(), 1);
   const int last = world().size() - 1;
-  for (std::size_t i = 0; i < make_parameters().size(); ++i) {
-    std::vector<Parameter> parameters = make_parameters();
+  for (std::size_t i = 0; i < make_parameters(device()).size(); ++i) {
+    std::vector<Parameter> parameters = make_parameters(device());
     if (world().rank() == last) {
       const at::NoGradGuard no_grad;
       parameters[i].value.view(-1)[-1].fill_(std::nextafter(1.0F, 2.0F));
@@ -175,31 +183,37 @@ TEST(Replicas, ADifferenceInOneBitIsNamed) {
   }
 }
 
-TEST(Replicas, AMissingParameterIsNoticed) {
+TEST_P(Replicas, AMissingParameterIsNoticed) {
   if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
-  ProcessGrid grid(test::job().world(), 1);
-  std::vector<Parameter> parameters = make_parameters();
+  ProcessGrid grid(over(), 1);
+  std::vector<Parameter> parameters = make_parameters(device());
   if (world().rank() == 1) parameters.pop_back();
   EXPECT_NE(difference(grid, parameters).find("rank 1 holds"), std::string::npos);
 }
 
+INSTANTIATE_TEST_SUITE_P(Over, SumsOfGradients, test::kEverySetting, test::name_of_setting);
+INSTANTIATE_TEST_SUITE_P(Over, Replicas, test::kEverySetting, test::name_of_setting);
+
 TEST(ProcessGrid, IsTensorFastest) {
-  const ProcessGrid grid(test::job().world(), 1);
-  EXPECT_EQ(grid.replicas(), world().size());
-  EXPECT_EQ(grid.replica(), world().rank());
-  EXPECT_EQ(grid.tensor_parallel(), 1);
-  EXPECT_EQ(grid.tensor_rank(), 0);
+  for (int t = 1; t <= world().size(); ++t) {
+    if (world().size() % t != 0) continue;
+    const ProcessGrid grid(test::job().world(), t);
+    EXPECT_EQ(grid.replicas(), world().size() / t);
+    EXPECT_EQ(grid.tensor_parallel(), t);
+    EXPECT_EQ(grid.replica() * t + grid.tensor_rank(), world().rank());
+    // The communicators hold the ranks that the grid says.
+    EXPECT_EQ(grid.tensor().all_gather(grid.replica(), Traffic::control),
+              std::vector<std::int64_t>(t, grid.replica()));
+    EXPECT_EQ(grid.data().all_gather(grid.tensor_rank(), Traffic::control),
+              std::vector<std::int64_t>(grid.replicas(), grid.tensor_rank()));
+    const auto ranks = grid.tensor().all_gather(world().rank(), Traffic::control);
+    for (int i = 0; i < t; ++i) EXPECT_EQ(ranks[i], grid.replica() * t + i);
+  }
 }
 
-TEST(ProcessGrid, RefusesTensorParallelism) {
-  for (const int t : {0, -1, 5, world().size() == 1 ? 2 : world().size()})
+TEST(ProcessGrid, RefusesSizesThatDoNotDivide) {
+  for (const int t : {0, -1, 5, world().size() + 1})
     EXPECT_THROW(ProcessGrid(test::job().world(), t), ConfigError) << t;
-  try {
-    const ProcessGrid grid(test::job().world(), std::max(2, world().size()));
-  } catch (const ConfigError& error) {
-    const std::string expected = world().size() == 1 ? "does not divide" : "not supported yet";
-    EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
-  }
 }
 
 }  // namespace

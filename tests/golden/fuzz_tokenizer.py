@@ -14,7 +14,8 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from tokenizer_cases import merge_patch, strings, variants
+from tokenizer_cases import merge_patch, sentencepiece_variants, strings, variants
+
 
 def ours(cli, directory, texts):
     data = b"".join(struct.pack("<I", len(t)) + t for t in (text.encode() for text in texts))
@@ -49,7 +50,8 @@ def main():
     base = json.loads(arguments.tokenizer.read_text())
     special = [token["content"] for token in base["added_tokens"]]
     failures = 0
-    for number, (name, patch) in enumerate(variants(base).items()):
+    makes = variants if base["pre_tokenizer"] else sentencepiece_variants
+    for number, (name, patch) in enumerate(makes(base).items()):
         texts = strings(arguments.count, arguments.seed * 1000 + number, special)
         with tempfile.TemporaryDirectory() as directory:
             text = json.dumps(merge_patch(base, patch))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Golden data for the LLM side: a tiny random Llama, its scores, loss and every gradient, from HF transformers.
+"""Golden data for the LLM side: tiny random models, their scores, loss and every gradient, from HF transformers.
 
-    make_llm_golden.py                        writes tiny_llama*/ and llm_golden_*.safetensors (fp64)
+    make_llm_golden.py                        writes tiny_*/ and llm_golden_*.safetensors (fp64)
     make_llm_golden.py --smollm2 HF_DIR       writes llm_golden_smollm2.safetensors for SmolLM2-135M-Instruct
 
-The reference is transformers' LlamaForCausalLM in fp64, its linears replaced by W·x + (α/r)·B·h, with h = A·x and, at the
+The reference is transformers' own model in fp64, its linears replaced by W·x + (α/r)·B·h, with h = A·x and, at the
 anchors of an injection layer, h = λ_lora·A·x + λ_gnn·z. Without z it is checked against PEFT itself. Prompts run one by one.
 """
 
@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, modeling_rope_utils
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
 
 HERE = pathlib.Path(__file__).resolve().parent
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -27,21 +30,40 @@ Mr. Holland's Opus (1995)|From Dusk Till Dawn (1996)|Taxi Driver (1976)|Star War
 Will the user like the movie? Answer Yes or No. Yes No The user has liked these movies and a new movie.""".replace("|", "\n")
 
 
-# ---- fp64 all the way: transformers keeps these two in fp32 whatever the model's type ------------------------------
-def exact_norm(self, x):
-    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+# ---- fp64 all the way: transformers keeps norms and angles in fp32 whatever the model's type ------------------------
+def make_exact(norm, rotary):
+    inexact_norm, inexact_rotary = norm.forward, rotary.forward
+
+    def exact_norm(self, x):
+        if x.dtype != torch.float64:
+            return inexact_norm(self, x)
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    def exact_rotary(self, x, position_ids):
+        if x.dtype != torch.float64:
+            return inexact_rotary(self, x, position_ids)
+        plain = modeling_rope_utils._compute_default_rope_parameters
+        modeling_rope_utils._compute_default_rope_parameters = exact_frequencies  # the scaled ones begin with it
+        compute = exact_frequencies if self.rope_type == "default" else modeling_rope_utils.ROPE_INIT_FUNCTIONS[self.rope_type]
+        frequencies, factor = compute(self.config, None)
+        modeling_rope_utils._compute_default_rope_parameters = plain
+        assert frequencies.dtype == torch.float64 and factor == 1
+        angles = position_ids[:, :, None].double() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+    norm.forward, rotary.forward = exact_norm, exact_rotary
 
 
-def exact_rotary(self, x, position_ids):
-    dim = self.config.head_dim
-    frequencies = self.config.rope_theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    angles = position_ids[:, :, None].double() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+def exact_frequencies(config, device=None, seq_len=None):
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.rope_theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim), 1.0
 
 
-modeling_llama.LlamaRMSNorm.forward = exact_norm
-modeling_llama.LlamaRotaryEmbedding.forward = exact_rotary
+make_exact(modeling_llama.LlamaRMSNorm, modeling_llama.LlamaRotaryEmbedding)
+make_exact(modeling_mistral.MistralRMSNorm, modeling_mistral.MistralRotaryEmbedding)
+make_exact(modeling_qwen2.Qwen2RMSNorm, modeling_qwen2.Qwen2RotaryEmbedding)
+make_exact(modeling_qwen3.Qwen3RMSNorm, modeling_qwen3.Qwen3RotaryEmbedding)
 
 
 # ---- src/core/rng.hpp's generator, so that both sides draw the same factors -------------------------------------
@@ -93,8 +115,9 @@ def block_of(target):
 
 def adapt(model, case, seed, dtype=torch.float64):
     """Replaces linears; returns the factors by PEFT name, and the state that anchors are passed in."""
-    state = {"lambda_lora": torch.tensor(case["lambda_lora"], dtype=dtype, requires_grad=True),
-             "lambda_gnn": torch.tensor(case["lambda_gnn"], dtype=dtype, requires_grad=True)}
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    state = {"lambda_lora": torch.tensor(case["lambda_lora"], dtype=wide, requires_grad=True),
+             "lambda_gnn": torch.tensor(case["lambda_gnn"], dtype=wide, requires_grad=True)}
     factors = {}
     for index, layer in enumerate(model.model.layers):
         for target in case["targets"]:
@@ -120,7 +143,7 @@ def run(model, state, case, prompts, embedding, z, labels, yes, no):
         rows = torch.arange(row, row + len(at))
         row += len(at)
         x = x.clone()
-        x[0, at] = embedding[rows]
+        x[0, at] = embedding[rows].to(x.dtype)
         state["positions"], state["z"] = prompt["anchors"], None if z is None else z[rows]
         hidden = model.model(inputs_embeds=x).last_hidden_state[0, -1]
         logits.append(model.lm_head.weight[[yes, no]] @ hidden)
@@ -133,9 +156,9 @@ def run(model, state, case, prompts, embedding, z, labels, yes, no):
 def check_against_peft(directory, case, seed, prompts, embedding, labels, yes, no):
     from peft import LoraConfig, get_peft_model
 
-    model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float64)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64)
     peft_model = get_peft_model(model, LoraConfig(r=case["rank"], lora_alpha=case["alpha"], target_modules=case["targets"]))
-    mine = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float64)
+    mine = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64)
     factors, state = adapt(mine, case, seed)
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
@@ -148,7 +171,7 @@ def check_against_peft(directory, case, seed, prompts, embedding, labels, yes, n
 
 def golden(directory, case, seed, prompts, yes, no):
     torch.manual_seed(seed)
-    model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float64).requires_grad_(False)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64).requires_grad_(False)
     factors, state = adapt(model, case, seed)
     rows = sum(len(p["anchors"]) for p in prompts)
     spread = model.model.embed_tokens.weight.std().item()
@@ -220,6 +243,82 @@ def tiny():
             save_file(tensors, HERE / f"llm_golden_{'tied' if tied else name}.safetensors", metadata)
 
 
+# ---- families: config.json as each is published, only smaller -----------------------------------------------------
+SIZES = dict(hidden_size=36, intermediate_size=16, max_position_embeddings=64, num_attention_heads=9, num_hidden_layers=2,
+             vocab_size=64, hidden_act="silu", initializer_range=0.02, use_cache=True, bos_token_id=1, eos_token_id=2)
+FAMILIES = {
+    # no num_key_value_heads, no rope_theta, no head_dim
+    "llama2": dict(architectures=["LlamaForCausalLM"], model_type="llama", pretraining_tp=1, rms_norm_eps=1e-05,
+                   rope_scaling=None, tie_word_embeddings=False, torch_dtype="float16", transformers_version="4.31.0.dev0"),
+    # as vicuna-7b-v1.5-16k
+    "vicuna": dict(architectures=["LlamaForCausalLM"], model_type="llama", max_sequence_length=256, num_key_value_heads=3,
+                   pad_token_id=0, pretraining_tp=1, rms_norm_eps=1e-05, rope_scaling={"factor": 4.0, "type": "linear"},
+                   tie_word_embeddings=False, torch_dtype="float16", transformers_version="4.31.0"),
+    # as Llama-3.2-1B; with these numbers one frequency is kept, one lies between, two are divided
+    "llama3": dict(architectures=["LlamaForCausalLM"], model_type="llama", attention_bias=False, attention_dropout=0.0,
+                   head_dim=8, mlp_bias=False, num_key_value_heads=3, pretraining_tp=1, rms_norm_eps=1e-05,
+                   rope_scaling={"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                                 "original_max_position_embeddings": 32, "rope_type": "llama3"},
+                   rope_theta=500.0, tie_word_embeddings=True, torch_dtype="bfloat16", transformers_version="4.45.0.dev0"),
+    # as Mistral-7B-v0.1, the window shorter than the prompts
+    "mistral": dict(architectures=["MistralForCausalLM"], model_type="mistral", num_key_value_heads=3, rms_norm_eps=1e-05,
+                    rope_theta=10000.0, sliding_window=7, tie_word_embeddings=False, torch_dtype="bfloat16",
+                    transformers_version="4.34.0.dev0"),
+    # as Qwen2.5-0.5B, with its window in use behind the first layer
+    "qwen2": dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", attention_dropout=0.0, max_window_layers=1,
+                  num_key_value_heads=3, rms_norm_eps=1e-06, rope_theta=1000000.0, sliding_window=6, tie_word_embeddings=True,
+                  torch_dtype="bfloat16", transformers_version="4.40.1", use_mrope=False, use_sliding_window=True),
+    # as Qwen3-0.6B, whose heads are wider than hidden_size / heads, with a window in the first layer
+    "qwen3": dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", attention_bias=False, attention_dropout=0.0,
+                  head_dim=6, max_window_layers=2, num_key_value_heads=3, rms_norm_eps=1e-06, rope_scaling=None,
+                  rope_theta=1000000, sliding_window=5, tie_word_embeddings=True, torch_dtype="bfloat16",
+                  transformers_version="4.51.0", use_sliding_window=True,
+                  layer_types=["sliding_attention", "full_attention"]),
+}
+FAMILY_CASE = dict(targets=TARGETS, inject_layers=[0, 1], rank=2, alpha=5, lambda_lora=0.9, lambda_gnn=0.7, b_size=0.3)
+
+
+def write_family(directory, fields):
+    """config.json and random weights in bf16, with what else such checkpoints hold."""
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(dict(sorted((SIZES | fields).items())), indent=2) + "\n")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
+    tensors = {}
+    for name, parameter in model.state_dict().items():
+        if fields["tie_word_embeddings"] and name == "lm_head.weight":
+            continue
+        size = 0.1 if "norm" in name else 0.3 if name.endswith("bias") else 0.15
+        tensors[name] = (torch.randn_like(parameter) * size + ("norm" in name)).to(torch.bfloat16)
+    if fields["transformers_version"].startswith("4.31"):
+        for layer in range(SIZES["num_hidden_layers"]):
+            tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(2)  # not the true ones: unused
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+
+
+def families():
+    yes, no, seed = 7, 12, 11
+    random = np.random.default_rng(5)
+    prompts = []
+    for i, length in enumerate([24, 2, 40, 9, 17, 31, 12, 5, 28, 35, 7, 20, 14, 38, 10, 26]):
+        tokens = random.integers(0, SIZES["vocab_size"], length).tolist()
+        anchors = [1, length - 3] if i != 1 else [0, 1]
+        prompts.append({"tokens": tokens, "anchors": anchors})
+    for index, (family, fields) in enumerate(FAMILIES.items()):
+        directory = HERE / f"tiny_{family}"
+        torch.manual_seed(20 + index)
+        write_family(directory, fields)
+        tensors, gradients, metadata, (embedding, labels) = golden(directory, FAMILY_CASE, seed, prompts, yes, no)
+        check_against_peft(directory, FAMILY_CASE, seed, prompts, embedding, labels, yes, no)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
+        _, state = adapt(model, FAMILY_CASE, seed, torch.bfloat16)  # as PEFT does under autocast
+        with torch.no_grad():
+            rounded = run(model, state, FAMILY_CASE, prompts, embedding, tensors["z"].bfloat16(), labels.bfloat16(), yes, no)[0]
+        tensors |= {f"grad.{k}": v for k, v in gradients.items()} | {"bf16_logits": rounded.double()}
+        save_file(tensors, HERE / f"llm_golden_{family}.safetensors", metadata)
+        error = ((rounded.double() - tensors["logits"]).norm() / tensors["logits"].norm()).item()
+        print(f"{family}: transformers' error in bf16 is {error:.2e}")
+
+
 def smollm2(directory):
     from transformers import AutoTokenizer
 
@@ -250,4 +349,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smollm2", metavar="HF_DIR", help="HF directory of SmolLM2-135M-Instruct")
     arguments = parser.parse_args()
-    smollm2(arguments.smollm2) if arguments.smollm2 else tiny()
+    if arguments.smollm2:
+        smollm2(arguments.smollm2)
+    else:
+        tiny()
+        families()

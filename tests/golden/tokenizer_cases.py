@@ -64,6 +64,34 @@ def strings(count, seed, special=()):
     return [string(rng, special) for _ in range(count)]
 
 
+def varied_strings(count, seed, special=(), titles=(), lines=()):
+    """`count` strings: a half as strings() makes them, the others real titles in quotes and in lists, lines of code and
+    prose, random bytes as UTF-8, long runs, and special tokens' texts between all that."""
+    rng = random.Random(seed)
+
+    def title():
+        return f'"{rng.choice(titles)}"' if titles else string(rng, special)
+
+    def one():
+        kind = rng.randrange(12)
+        if kind < 6:
+            return string(rng, special)
+        if kind < 8:
+            return ", ".join(title() for _ in range(rng.choice([1, 1, 1, 2, 5]))) if rng.random() < 0.9 else ", " + title()
+        if kind == 8:
+            return "\n".join(rng.choice(lines) for _ in range(rng.randrange(1, 4))) if lines else string(rng, special)
+        if kind == 9:
+            return bytes(rng.randrange(256) for _ in range(rng.randrange(40))).decode(errors=rng.choice(["replace", "ignore"]))
+        if kind == 10:
+            runs = (rng.choice([" ", "\u2581", "a", "ab", "\n", "-", "=", "0", "\u00e9", "the", " a"]) * rng.randrange(1, 70)
+                    for _ in range(rng.randrange(1, 4)))
+            return "".join(runs)
+        return "".join(rng.choice([rng.choice(special) if special else "<s>", title(), " ", "", string(rng, special)])
+                       for _ in range(rng.randrange(1, 6)))
+
+    return [one() for _ in range(count)]
+
+
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
 
@@ -126,3 +154,32 @@ def variants(base):
             pattern = {"String": "e"} if invert else {"Regex": r"[aeiou\s]"}
             result[f"{behavior} {invert}"] = {"pre_tokenizer": sequence(split(pattern, behavior, invert), byte_level())}
     return result
+
+
+def metaspace(scheme, split_words):
+    return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split_words}
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sentencepiece_variants(base):
+    """The same for a tokenizer.json in SentencePiece's manner, as HF's converter makes it."""
+    added = [token | {"normalized": True, "lstrip": True, "single_word": token["id"] == 2} for token in base["added_tokens"]]
+    always = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    return {
+        "as is": {},
+        "first": {"normalizer": None, "pre_tokenizer": metaspace("first", False)},
+        "always": {"normalizer": None, "pre_tokenizer": metaspace("always", True), "decoder": always},
+        "never": {"normalizer": None, "pre_tokenizer": metaspace("never", True), "decoder": always | {"prepend_scheme": "never"}},
+        "behind a split": {"normalizer": None, "pre_tokenizer": sequence(
+            split({"String": "a"}, "MergedWithPrevious"), metaspace("first", False))},
+        "gemma": {"normalizer": replace({"String": " "}, "▁"), "pre_tokenizer": split({"String": " "}, "MergedWithPrevious")},
+        "runs": {"normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFKC"}, replace({"Regex": " {2,}"}, "▁"), {"type": "Prepend", "prepend": "▁"}]}},
+        "normalized": {"added_tokens": added},
+        "no bytes": {"model": {"byte_fallback": False}},
+        "no bytes, unfused": {"model": {"byte_fallback": False, "fuse_unk": False}},
+        "ignore merges": {"pre_tokenizer": metaspace("always", True), "normalizer": None, "model": {"ignore_merges": True}},
+    }

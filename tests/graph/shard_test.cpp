@@ -139,7 +139,7 @@ TEST_F(ShardTest, PlansEqualTheAdjacencyWithoutTheDroppedEdges) {
         }
         EXPECT_EQ(edges_of(parts.shards[part], *plan), expected);
         EXPECT_EQ(plan->entries, static_cast<std::int64_t>(expected.size()));
-        const auto owned = list(parts.shards[part].owned()), degrees = list(plan->degree_n);
+        const auto owned = list(parts.shards[part].owned()), degrees = list(plan->degree_n.cpu());
         for (std::size_t row = 0; row < owned.size(); ++row)
           EXPECT_EQ(degrees[row], degree[owned[row]]);
       }

@@ -25,7 +25,7 @@ std::vector<Segment> segments_of(const std::vector<std::int64_t>& lengths) {
 
 /// Softmax attention of one segment with the mask written out.
 at::Tensor reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     const std::vector<Segment>& segments) {
+                     const std::vector<Segment>& segments, std::int64_t window = 0) {
   const std::int64_t repeat = q.size(1) / k.size(1);
   std::vector<at::Tensor> outputs;
   for (const Segment& s : segments) {
@@ -36,9 +36,11 @@ at::Tensor reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                      values = part(v).repeat_interleave(repeat, 0);
     const at::Tensor scores =
         at::matmul(part(q), keys.transpose(1, 2)) / std::sqrt(static_cast<double>(q.size(2)));
-    const at::Tensor future = at::ones({s.length, s.length}, at::kBool).triu(1);
+    const at::Tensor ones = at::ones({s.length, s.length}, at::kBool);
+    at::Tensor hidden = ones.triu(1);
+    if (window > 0) hidden = hidden.logical_or(ones.tril(-window));
     outputs.push_back(
-        at::matmul(scores.masked_fill(future, -INFINITY).softmax(-1), values).transpose(0, 1));
+        at::matmul(scores.masked_fill(hidden, -INFINITY).softmax(-1), values).transpose(0, 1));
   }
   return at::cat(outputs);
 }
@@ -103,6 +105,39 @@ TEST(Attention, QueriesAtSingleTokensEqualTheFullOnes) {
   for (int i = 0; i < 3; ++i) EXPECT_LT(relative_error(gradients[i], expected[i]), 1e-13) << i;
 }
 
+TEST(Attention, AWindowHidesOlderKeys) {
+  at::manual_seed(5);
+  const auto segments = segments_of({1, 70, 3, 130});
+  const at::Tensor q = leaf({204, 6, 8}), k = leaf({204, 2, 8}), v = leaf({204, 2, 8});
+  const at::Tensor weight = at::randn({204, 6, 8}, at::kDouble);
+  const std::vector<std::int64_t> tokens{203, 40};
+  const at::Tensor rows = at::tensor(tokens);
+  for (const std::int64_t window : {1, 5, 16, 31, 33, 100, 129, 130, 1000}) {
+    const at::Tensor definition = reference(q, k, v, segments, window);
+    const at::Tensor o = attention(q, k, v, segments, window);
+    EXPECT_LT(relative_error(o, definition), 1e-13) << window;
+    const auto expected = torch::autograd::grad({(definition * weight).sum()}, {q, k, v});
+    const auto gradients = torch::autograd::grad({(o * weight).sum()}, {q, k, v});
+    for (int i = 0; i < 3; ++i)
+      EXPECT_LT(relative_error(gradients[i], expected[i]), 1e-12) << i << ", window " << window;
+
+    const at::Tensor some_weight = weight.index_select(0, rows);
+    const at::Tensor full = reference(q, k, v, segments, window).index_select(0, rows);
+    const at::Tensor some = attention_at(q.index_select(0, rows), k, v, segments, tokens, window);
+    EXPECT_LT(relative_error(some, full), 1e-13) << window;
+    const auto at_rows = torch::autograd::grad({(full * some_weight).sum()}, {q, k, v});
+    const auto computed = torch::autograd::grad({(some * some_weight).sum()}, {q, k, v});
+    for (int i = 0; i < 3; ++i)
+      EXPECT_LT(relative_error(computed[i], at_rows[i]), 1e-12) << i << ", window " << window;
+    for (const auto& [type, tolerance] : {std::pair{at::kFloat, 1e-5}, {at::kBFloat16, 2e-2}}) {
+      EXPECT_LT(relative_error(attention(q.to(type), k.to(type), v.to(type), segments, window),
+                               definition),
+                tolerance)
+          << window;
+    }
+  }
+}
+
 TEST(Attention, HugeScoresDoNotOverflow) {
   const auto segments = segments_of({3});
   const at::Tensor q = at::full({3, 1, 4}, 1e4F),
@@ -130,6 +165,7 @@ TEST(Attention, RefusesWhatItCannotDo) {
   EXPECT_THROW(attention(q, k, k, segments_of({2, 1})), c10::Error);
   EXPECT_THROW(attention(q, at::randn({4, 3, 2}), at::randn({4, 3, 2}), segments_of({4})),
                c10::Error);
+  EXPECT_THROW(attention(q, k, k, segments_of({4}), -1), c10::Error);
   const std::vector<std::int64_t> twice{0, 1};
   EXPECT_THROW(attention_at(q.narrow(0, 0, 2), k, k, segments_of({4}), twice), c10::Error);
 }

@@ -303,7 +303,7 @@ TEST(Frontier, ComputesOnlyWhatTheAnchorsNeed) {
   // Every rank asks for its first connected node.
   std::vector<std::int64_t> rows;
   for (std::int64_t row = 0; row < plan->owned && rows.empty(); ++row)
-    if (plan->degree_n[row].item<int>() > 0) rows.push_back(row);
+    if (plan->degree_n.cpu()[row].item<int>() > 0) rows.push_back(row);
   at::Tensor reached_N = at::zeros({a_NN.size(0)}, at::kDouble);
   for (const std::int64_t row : rows)
     reached_N[graph.shard().owned()[row].item<std::int64_t>()] = 1;

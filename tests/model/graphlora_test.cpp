@@ -184,7 +184,8 @@ TEST(GraphLora, LastLayerAtTheScoredTokensEqualsTheFullOne) {
   const BaseWeights weights = random_weights(config, at::kDouble);
   const auto model = make_model(config, weights, lora_config({2}), kFp64);
   const RotaryTable rotary = RotaryTable::make(64, config.head_dim, config.rope_theta, at::kDouble);
-  const Decoder decoder(config, weights, model->adapters(), rotary);
+  const ModelSlice whole = ModelSlice::whole(config);
+  const Decoder decoder(config, whole, nullptr, weights, model->adapters(), rotary);
   const Pack pack = pack_of(random_examples({9, 31}, 11));
   const at::Tensor z = at::randn({4, 4}, at::kDouble), last = pack.last_token_S;
   DecoderInputs inputs{.segments = pack.segments,

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -29,21 +30,53 @@ inline LlamaConfig tiny_config() {
   return c;
 }
 
+/// A tiny model of each family, 9 heads in 3 groups: "llama" (llama3 rope scaling), "mistral" (a
+/// window of 5), "qwen2" (biases, a window in the last two layers), "qwen3" (norms of q and k,
+/// heads wider than hidden/heads).
+inline LlamaConfig tiny_config(const std::string& family) {
+  LlamaConfig c = tiny_config();
+  c.model_type = family;
+  if (family == "llama") {
+    c.rope_scaling = {RopeScaling::Type::llama3, 8, 1, 4, 16};
+  } else if (family == "mistral") {
+    c.attention_window.assign(3, 5);
+  } else if (family == "qwen2") {
+    c.qkv_bias = true;
+    c.attention_window = {0, 6, 6};
+  } else if (family == "qwen3") {
+    c.qk_norm = true;
+    c.head_dim = 6;
+  } else {
+    throw std::invalid_argument("no family " + family);
+  }
+  return c;
+}
+inline const std::vector<std::string>& families() {
+  static const std::vector<std::string> all{"llama", "mistral", "qwen2", "qwen3"};
+  return all;
+}
+
 /// Random weights of any shape in `type`, embeddings of unit size.
 inline BaseWeights random_weights(const LlamaConfig& c, at::ScalarType type) {
   const auto matrix = [&](std::int64_t rows, std::int64_t columns) {
     return at::randn({rows, columns}).div_(std::sqrt(static_cast<double>(columns))).to(type);
   };
   const std::int64_t q = c.heads * c.head_dim, k = c.kv_heads * c.head_dim;
-  const auto norm = [&] { return at::rand({c.hidden_size}).add_(0.5).to(type); };
+  const auto norm = [&](std::int64_t size) { return at::rand({size}).add_(0.5).to(type); };
   BaseWeights w;
   w.embedding_VH = at::randn({c.vocab_size, c.hidden_size}).to(type);
   for (std::int64_t l = 0; l < c.layers; ++l) {
     w.layers.push_back({matrix(q + 2 * k, c.hidden_size), matrix(c.hidden_size, q),
                         matrix(2 * c.intermediate_size, c.hidden_size),
-                        matrix(c.hidden_size, c.intermediate_size), norm(), norm()});
+                        matrix(c.hidden_size, c.intermediate_size), norm(c.hidden_size),
+                        norm(c.hidden_size)});
+    if (c.qkv_bias) w.layers.back().qkv_bias_O = at::randn({q + 2 * k}).mul_(0.5).to(type);
+    if (c.qk_norm) {
+      w.layers.back().q_norm_D = norm(c.head_dim);
+      w.layers.back().k_norm_D = norm(c.head_dim);
+    }
   }
-  w.final_norm_H = norm();
+  w.final_norm_H = norm(c.hidden_size);
   w.head_2H = matrix(2, c.hidden_size);
   return w;
 }
@@ -51,9 +84,10 @@ inline BaseWeights random_weights(const LlamaConfig& c, at::ScalarType type) {
 /// The same weights in another type.
 inline BaseWeights cast(BaseWeights w, at::ScalarType type) {
   for (LayerWeights& l : w.layers) {
-    for (at::Tensor* t :
-         {&l.qkv_OH, &l.o_HQ, &l.gate_up_OH, &l.down_HI, &l.input_norm_H, &l.post_attention_norm_H})
-      *t = t->to(type);
+    for (at::Tensor* t : {&l.qkv_OH, &l.o_HQ, &l.gate_up_OH, &l.down_HI, &l.input_norm_H,
+                          &l.post_attention_norm_H, &l.qkv_bias_O, &l.q_norm_D, &l.k_norm_D}) {
+      if (t->defined()) *t = t->to(type);
+    }
   }
   for (at::Tensor* t : {&w.embedding_VH, &w.final_norm_H, &w.head_2H}) *t = t->to(type);
   return w;

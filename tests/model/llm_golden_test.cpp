@@ -1,6 +1,7 @@
 // Scores, loss and every gradient against transformers (tests/golden/make_llm_golden.py).
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
@@ -111,10 +112,14 @@ Outcome run(const Golden& golden, const std::filesystem::path& directory,
 
 class TinyGolden : public ::testing::TestWithParam<const char*> {};
 
+std::filesystem::path model_of(const std::string& golden) {
+  if (golden == "all" || golden == "qv") return golden_directory() / "tiny_llama";
+  return golden_directory() / (golden == "tied" ? "tiny_llama_tied" : "tiny_" + golden);
+}
+
 TEST_P(TinyGolden, EqualsTransformersInFp64) {
   const Golden golden(GetParam());
-  const auto directory =
-      golden_directory() / (GetParam() == std::string("tied") ? "tiny_llama_tied" : "tiny_llama");
+  const auto directory = model_of(GetParam());
   const Precision fp64{at::kDouble, at::kDouble};
   const Outcome outcome = run(golden, directory, fp64, Score::margin);
   EXPECT_LT(relative_error(outcome.scores, golden.file.tensor("margin")), 1e-9);
@@ -134,7 +139,24 @@ TEST_P(TinyGolden, EqualsTransformersInFp64) {
   const Outcome yes = run(golden, directory, fp64, Score::yes);
   EXPECT_LT(relative_error(yes.scores, golden.file.tensor("logits").select(1, 0)), 1e-9);
 }
+constexpr std::array kFamilies{"llama2", "llama3", "mistral", "qwen2", "qwen3", "vicuna"};
 INSTANTIATE_TEST_SUITE_P(Cases, TinyGolden, ::testing::Values("all", "qv", "tied"));
+INSTANTIATE_TEST_SUITE_P(Families, TinyGolden, ::testing::ValuesIn(kFamilies));
+
+class FamilyGolden : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(FamilyGolden, Bf16IsNoFurtherFromTheTruthThanTransformersIs) {
+  const Golden golden(GetParam());
+  const Precision bf16{at::kBFloat16, at::kFloat};
+  const at::Tensor yes_S = run(golden, model_of(GetParam()), bf16, Score::yes).scores.detach(),
+                   margin_S =
+                       run(golden, model_of(GetParam()), bf16, Score::margin).scores.detach();
+  const at::Tensor logits_S2 = at::stack({yes_S, yes_S - margin_S}, 1),
+                   truth_S2 = golden.file.tensor("logits");
+  EXPECT_LT(relative_error(logits_S2, truth_S2),
+            relative_error(golden.file.tensor("bf16_logits"), truth_S2));
+}
+INSTANTIATE_TEST_SUITE_P(Families, FamilyGolden, ::testing::ValuesIn(kFamilies));
 
 TEST(SmolLm2Golden, EqualsTransformersInFp32) {
   if (test::world().size() > 1) GTEST_SKIP() << "one process is enough for a local comparison";

@@ -5,6 +5,7 @@
 
 #include "gradient_check.hpp"
 #include "llm_fixture.hpp"
+#include "support/rank_main.hpp"
 
 namespace graphlora {
 namespace {
@@ -27,7 +28,7 @@ struct Case {
     const auto factor = [&](const at::Tensor& t) {
       return t.to(type == at::kDouble ? at::kDouble : at::kFloat);
     };
-    return lora_linear(cast(x), cast(weight), cast(residual),
+    return lora_linear(cast(x), {.weight_OI = cast(weight)}, cast(residual),
                        {factor(a), factor(b), {{0, 5}, {8, 4}}, scale},
                        {factor(z), factor(lambda_lora), factor(lambda_gnn),
                         at::tensor({1, 4}, at::kLong), ratio_sums},
@@ -82,7 +83,7 @@ TEST(LoraLinear, GradientsOfManyRowsEqualAutogradOfTheDefinition) {
   const at::Tensor a = leaf({rank, inputs}), b = leaf({outputs, rank}),
                    w = at::randn({rows, outputs}, at::kDouble);
   const at::Tensor expected = at::mm(x, weight.t()) + 2 * at::mm(at::mm(x, a.t()), b.t());
-  const at::Tensor y = lora_linear(x, weight, {}, {a, b, {{0, outputs}}, 2}, {}, {});
+  const at::Tensor y = lora_linear(x, {.weight_OI = weight}, {}, {a, b, {{0, outputs}}, 2}, {}, {});
   EXPECT_LT(relative_error(y, expected), 1e-13);
   const auto want = torch::autograd::grad({(expected * w).sum()}, {x, a, b});
   const auto have = torch::autograd::grad({(y * w).sum()}, {x, a, b});
@@ -116,9 +117,128 @@ TEST(LoraLinear, RatioSumsCountEveryAnchorAndAdapter) {
 TEST(LoraLinear, WithoutAdaptersItIsTheBase) {
   at::manual_seed(6);
   const at::Tensor x = leaf({3, 5}), weight = at::randn({4, 5}, at::kDouble);
-  EXPECT_LT(relative_error(lora_linear(x, weight, {}, {}, {}, {}), at::mm(x, weight.t())), 1e-15);
-  testing::expect_gradients([&] { return std::vector{lora_linear(x, weight, {}, {}, {}, {})}; },
-                            {{"x", x}});
+  EXPECT_LT(
+      relative_error(lora_linear(x, {.weight_OI = weight}, {}, {}, {}, {}), at::mm(x, weight.t())),
+      1e-15);
+  testing::expect_gradients(
+      [&] { return std::vector{lora_linear(x, {.weight_OI = weight}, {}, {}, {}, {})}; },
+      {{"x", x}});
+}
+
+TEST(LoraLinear, BiasAndResidualAreAddedOnce) {
+  at::manual_seed(7);
+  const at::Tensor x = leaf({3, 5}), weight = at::randn({4, 5}, at::kDouble),
+                   bias = at::randn({4}, at::kDouble), residual = leaf({3, 4});
+  const at::Tensor plain = at::mm(x, weight.t()) + bias;
+  EXPECT_LT(relative_error(lora_linear(x, {weight, bias}, {}, {}, {}, {}), plain), 1e-15);
+  EXPECT_LT(relative_error(lora_linear(x, {weight, bias}, residual, {}, {}, {}), plain + residual),
+            1e-15);
+}
+
+/// Where rank `rank` of `size` begins in `count` features: uneven, one part may be empty.
+std::int64_t begin_of(std::int64_t count, int size, int rank) {
+  if (rank == size) return count;
+  return std::min<std::int64_t>(count, rank * (count / size + 1));
+}
+
+/// One linear, whole and split over all ranks, with everything that can be in it.
+class SplitLinear : public ::testing::Test {
+ protected:
+  static constexpr std::int64_t kTokens = 9, kRank = 3;
+  static Communicator& ranks() { return test::world(); }
+
+  /// Two adapted slices that share one input (as q and v do), or one.
+  void build(std::int64_t inputs, std::int64_t outputs, int slices) {
+    at::manual_seed(8);
+    x = leaf({kTokens, inputs});
+    weight = at::randn({outputs, inputs}, at::kDouble);
+    bias = at::randn({outputs}, at::kDouble);
+    residual = leaf({kTokens, outputs});
+    a = leaf({slices * kRank, inputs});
+    b = leaf({outputs, kRank});
+    z = leaf({2, kRank});
+    w = at::randn({kTokens, outputs}, at::kDouble);
+    dropout = {{0.3, 5, 6}, 2, InputGroup::o, at::arange(kTokens) + 100, at::arange(kTokens)};
+  }
+  Injection injection() const {
+    return {z, lambda_lora, lambda_gnn, at::tensor({2, 7}, at::kLong), {}};
+  }
+  static std::vector<at::Tensor> gradients(const at::Tensor& y, const at::Tensor& weights,
+                                           const std::vector<at::Tensor>& leaves) {
+    return torch::autograd::grad({(y * weights).sum()}, leaves);
+  }
+  static at::Tensor part(const at::Tensor& tensor, std::int64_t dim, std::int64_t begin,
+                         std::int64_t end) {
+    return tensor.detach().narrow(dim, begin, end - begin).clone().requires_grad_(true);
+  }
+  static void expect_close(const at::Tensor& have, const at::Tensor& want, const char* what) {
+    ASSERT_EQ(have.sizes(), want.sizes()) << what;
+    EXPECT_LT(relative_error(have, want), 1e-13) << what;
+  }
+
+  at::Tensor x, weight, bias, residual, a, b, z, w;
+  at::Tensor lambda_lora = at::full({}, 0.8, at::kDouble).requires_grad_(true);
+  at::Tensor lambda_gnn = at::full({}, 0.3, at::kDouble).requires_grad_(true);
+  AdapterDropout dropout;
+};
+
+TEST_F(SplitLinear, ByColumns) {
+  const std::int64_t first = 11, second = 7;  // outputs of the two slices
+  build(13, first + second, 2);
+  const at::Tensor y = lora_linear(
+      x, {weight, bias}, {}, {a, b, {{0, first}, {first, second}}, 1.7}, injection(), dropout);
+  const auto want = gradients(y, w, {x, a, z, lambda_lora, lambda_gnn, b});
+
+  const int size = ranks().size(), rank = ranks().rank();
+  const std::int64_t f0 = begin_of(first, size, rank), f1 = begin_of(first, size, rank + 1),
+                     s0 = first + begin_of(second, size, rank),
+                     s1 = first + begin_of(second, size, rank + 1);
+  const auto rows = [&](const at::Tensor& t) {
+    return at::cat({t.narrow(0, f0, f1 - f0), t.narrow(0, s0, s1 - s0)}).detach();
+  };
+  const at::Tensor b_part = rows(b).requires_grad_(true);
+  const at::Tensor y_part =
+      lora_linear(x, {rows(weight), rows(bias), SplitBy::column, &ranks()}, {},
+                  {a, b_part, {{0, f1 - f0}, {f1 - f0, s1 - s0}}, 1.7}, injection(), dropout);
+  expect_close(y_part, rows(y.t()).t(), "y");
+  const auto have = gradients(y_part, rows(w.t()).t(), {x, a, z, lambda_lora, lambda_gnn, b_part});
+  const char* names[] = {"x", "a", "z", "lambda_lora", "lambda_gnn"};
+  for (std::size_t i = 0; i < 5; ++i) expect_close(have[i], want[i], names[i]);
+  expect_close(have[5], rows(want[5]), "b");
+}
+
+TEST_F(SplitLinear, ByRows) {
+  const std::int64_t inputs = 300;  // the parts begin inside of a block of dropout bits
+  build(inputs, 10, 1);
+  const at::Tensor y =
+      lora_linear(x, {weight, bias}, residual, {a, b, {{0, 10}}, 1.7}, injection(), dropout);
+  const auto want = gradients(y, w, {x, a, b, z, lambda_lora, lambda_gnn, residual});
+
+  const std::int64_t begin = begin_of(inputs, ranks().size(), ranks().rank()),
+                     end = begin_of(inputs, ranks().size(), ranks().rank() + 1);
+  const at::Tensor x_part = part(x, 1, begin, end), a_part = part(a, 1, begin, end);
+  const at::Tensor y_whole = lora_linear(
+      x_part, {part(weight, 1, begin, end).detach(), bias, SplitBy::row, &ranks(), begin}, residual,
+      {a_part, b, {{0, 10}}, 1.7}, injection(), dropout);
+  expect_close(y_whole, y, "y");
+  const auto have =
+      gradients(y_whole, w, {x_part, a_part, b, z, lambda_lora, lambda_gnn, residual});
+  expect_close(have[0], want[0].narrow(1, begin, end - begin), "x");
+  expect_close(have[1], want[1].narrow(1, begin, end - begin), "a");
+  const char* names[] = {"b", "z", "lambda_lora", "lambda_gnn", "residual"};
+  for (std::size_t i = 0; i < 5; ++i) expect_close(have[i + 2], want[i + 2], names[i]);
+}
+
+TEST_F(SplitLinear, WithoutAdapters) {
+  build(13, 12, 1);
+  const auto want = gradients(lora_linear(x, {weight, bias}, {}, {}, {}, {}), w, {x});
+  const std::int64_t begin = begin_of(12, ranks().size(), ranks().rank()),
+                     end = begin_of(12, ranks().size(), ranks().rank() + 1);
+  const at::Tensor y = lora_linear(x,
+                                   {weight.narrow(0, begin, end - begin),
+                                    bias.narrow(0, begin, end - begin), SplitBy::column, &ranks()},
+                                   {}, {}, {}, {});
+  expect_close(gradients(y, w.narrow(1, begin, end - begin), {x})[0], want[0], "x");
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ const Precision kFp32{at::kFloat, at::kFloat};
 
 TEST(Lora, NamesShapesAndPlacements) {
   const LlamaConfig model = tiny_config();
-  const LoraAdapters adapters(model, all_targets(), kFp32, 1);
+  const LoraAdapters adapters(model, ModelSlice::whole(model), all_targets(), kFp32, 1);
   std::map<std::string, const Parameter*> by_name;
   for (const Parameter& p : adapters.parameters()) by_name[p.name] = &p;
   ASSERT_EQ(by_name.size(), 3U * 7 * 2);
@@ -47,12 +47,12 @@ TEST(Lora, NamesShapesAndPlacements) {
 TEST(Lora, NoStrayBias) {
   LoraConfig config = all_targets();
   config.inject_layers = {1};
-  const LoraAdapters adapters(tiny_config(), config, kFp32, 1);
+  const LoraAdapters adapters(tiny_config(), ModelSlice::whole(tiny_config()), config, kFp32, 1);
   for (const Parameter& p : adapters.parameters()) {
     EXPECT_TRUE(p.name.ends_with(".lora_A.weight") || p.name.ends_with(".lora_B.weight")) << p.name;
   }
   config.learn_lambda = true;
-  const LoraAdapters learned(tiny_config(), config, kFp32, 1);
+  const LoraAdapters learned(tiny_config(), ModelSlice::whole(tiny_config()), config, kFp32, 1);
   EXPECT_EQ(learned.parameters().size(), 3U * 7 * 2 + 2);
   EXPECT_EQ(learned.parameters().back().name, "lambda_gnn");
   EXPECT_FALSE(learned.parameters().back().decay);
@@ -64,15 +64,16 @@ TEST(Lora, InjectionLayersAreExactIndices) {
   model.layers = 12;
   LoraConfig config;
   config.inject_layers = {1};
-  const LoraAdapters adapters(model, config, kFp32, 1);
+  const LoraAdapters adapters(model, ModelSlice::whole(model), config, kFp32, 1);
   for (std::int64_t layer = 0; layer < 12; ++layer)
     EXPECT_EQ(adapters.injects(layer), layer == 1) << layer;
 }
 
 TEST(Lora, StartsAsPeftDoes) {
   const LlamaConfig model = tiny_config();
-  const LoraAdapters one(model, all_targets(), kFp32, 1), same(model, all_targets(), kFp32, 1),
-      other(model, all_targets(), kFp32, 2);
+  const LoraAdapters one(model, ModelSlice::whole(model), all_targets(), kFp32, 1),
+      same(model, ModelSlice::whole(model), all_targets(), kFp32, 1),
+      other(model, ModelSlice::whole(model), all_targets(), kFp32, 2);
   std::set<double> firsts;
   for (std::size_t i = 0; i < one.parameters().size(); ++i) {
     const at::Tensor value = one.parameters()[i].value.detach();
@@ -95,7 +96,7 @@ TEST(Lora, RefusesBadConfigurations) {
     LoraConfig config;
     change(config);
     try {
-      LoraAdapters(tiny_config(), config, kFp32, 1);
+      LoraAdapters(tiny_config(), ModelSlice::whole(tiny_config()), config, kFp32, 1);
       ADD_FAILURE() << part << ": accepted";
     } catch (const ConfigError& error) {
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();

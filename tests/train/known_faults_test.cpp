@@ -1,21 +1,16 @@
 // Faults of the method's published code that must not come back (docs/architecture.md, "Known
-// faults"), one test each. GraphSAGE that cannot run: not offered yet
-// (Gnn.UnknownTypesAreRefusedByName).
+// faults"), one test each. GraphSAGE that cannot run: tests/model/gnn_parity_test.cpp.
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <map>
 
 #include "data/pack.hpp"
-#include "support/tiny_world.hpp"
-#include "train/evaluate.hpp"
 #include "train/sampler.hpp"
-#include "train/trainer.hpp"
+#include "training_run.hpp"
 
 namespace graphlora::test {
 namespace {
-
-constexpr std::int64_t kWidth = 10;
 
 class KnownFaults : public ::testing::Test {
  protected:
@@ -27,18 +22,6 @@ class KnownFaults : public ::testing::Test {
                                       tiny_embeddings(*workspace_, kWidth, at::kDouble), false);
     model->initialize_from_data();
     return model;
-  }
-  /// Moves every B away from its zero start, so that adapters and injection act.
-  static void randomize_b(Recommender& model) {
-    const at::NoGradGuard guard;
-    for (const Parameter& p : model.parameters()) {
-      if (p.placement == Placement::lora_b_column || p.placement == Placement::lora_b_row) {
-        SplitMix64 random(hash_name(11, p.name));
-        at::Tensor value = p.value;
-        for (std::int64_t i = 0; i < value.numel(); ++i)
-          value.mutable_data_ptr<double>()[i] = 0.1 * random.normal();
-      }
-    }
   }
   SharedDataset shared_;
   std::unique_ptr<Workspace> workspace_;
@@ -155,7 +138,7 @@ TEST_F(KnownFaults, NodesWithoutEdgesHaveNoZ) {
   const auto model = make_model(tiny_model_config());
   const at::Tensor z = in_node_order(*workspace_, model->anchors().node_z());
   const auto plan = workspace_->shard->plan(workspace_->shard->cut().full_view());
-  const at::Tensor degree = in_node_order(*workspace_, plan->degree_n);
+  const at::Tensor degree = in_node_order(*workspace_, plan->degree_n.cpu());
   const at::Tensor length = at::linalg_vector_norm(z, 2, at::IntArrayRef{1});
   EXPECT_GT((degree == 0).sum().item<std::int64_t>(), 0) << "the test needs a node without edges";
   EXPECT_EQ(length.index({degree == 0}).sum().item<double>(), 0);
@@ -172,7 +155,7 @@ TEST_F(KnownFaults, InjectionLayersAreExact) {
   llama.head_dim = 4;
   LoraConfig lora;
   lora.inject_layers = parse_layers("1", llama.layers);
-  const LoraAdapters adapters(llama, lora, Precision::parse("fp64"), 1);
+  const LoraAdapters adapters(llama, ModelSlice::whole(llama), lora, Precision::parse("fp64"), 1);
   for (std::int64_t layer = 0; layer < llama.layers; ++layer)
     EXPECT_EQ(adapters.injects(layer), layer == 1) << layer;
 }

@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "support/device_path.hpp"
 
 namespace graphlora {
 namespace {
@@ -304,6 +305,74 @@ TEST(OptimizerEmbedding, SameBitsOnAnyNumberOfThreads) {
   EXPECT_TRUE(at::equal(results[0], results[1]));
   EXPECT_TRUE(at::equal(results[0], results[2]));
 }
+
+class OptimizerDevicePath : public test::OnDevicePath {};
+
+EmbeddingGradient moved(const EmbeddingGradient& from, at::Device device) {
+  EmbeddingGradient to = from;
+  for (at::Tensor* part :
+       {&to.low_rank_nr, &to.factor_rD, &to.dense_nD, &to.sparse_rows_S, &to.sparse_SD})
+    if (part->defined()) *part = part->to(device);
+  return to;
+}
+
+TEST_P(OptimizerDevicePath, EmbeddingsMoveAsByTheCpusKernel) {
+  for (const char* rule : {"adamw", "sgd"}) {
+    OptimizerConfig config;
+    config.type = rule;
+    const Optimizer optimizer({}, config);
+    for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+      for (int parts = 0; parts < 8; ++parts) {
+        at::manual_seed(parts);
+        const std::int64_t n = 77, D = 133;
+        const at::Tensor weight_nD = at::randn({n, D}, type);
+        EmbeddingTable expected{weight_nD.clone(), {}, {}}, table{here(weight_nD).clone(), {}, {}};
+        for (std::int64_t step = 1; step <= 3; ++step) {
+          const Combination made(n, D, 8, (parts & 1) != 0, (parts & 2) != 0, (parts & 4) != 0,
+                                 type);
+          const EmbeddingGradient gradient = moved(made.gradient, device());
+          const double norm = made.gradient.squared_norm();
+          EXPECT_NEAR(gradient.squared_norm(), norm,
+                      (type == at::kDouble ? 1e-12 : 1e-4) * (1 + norm));
+          optimizer.step_embedding(expected, made.gradient, step, 0.5);
+          on_path([&] { optimizer.step_embedding(table, gradient, step, 0.5); });
+        }
+        const double tolerance = type == at::kDouble ? 1e-12 : 1e-5;
+        expect_close(table.weight_nD.cpu(), expected.weight_nD, tolerance);
+        if (config.type == "sgd") continue;
+        expect_close(table.exp_avg_nD.cpu(), expected.exp_avg_nD, tolerance);
+        expect_close(table.exp_avg_sq_nD.cpu(), expected.exp_avg_sq_nD, tolerance);
+      }
+    }
+  }
+}
+
+TEST_P(OptimizerDevicePath, DenseParametersMoveAsByTheCpusKernel) {
+  for (const char* rule : {"adamw", "sgd"}) {
+    OptimizerConfig config;
+    config.type = rule;
+    config.weight_decay = 0.1;
+    at::manual_seed(4);
+    const at::Tensor start = at::randn({100, 37}, at::kDouble), quiet = at::randn({5}, at::kDouble);
+    const auto parameters = [&](at::Device where) {
+      const auto copy = [&](const at::Tensor& t) { return t.to(where, false, /*copy=*/true); };
+      return std::vector{parameter("a", copy(start)), parameter("b", copy(quiet))};
+    };
+    Optimizer expected(parameters(at::kCPU), config), optimizer(parameters(device()), config);
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      const at::Tensor gradient = at::randn({37, 100}, at::kDouble).t();  // not contiguous
+      expected.parameters()[0].value.mutable_grad() = gradient;
+      optimizer.parameters()[0].value.mutable_grad() = here(gradient);  // that of b: undefined
+      expected.step(1, update(step));
+      on_path([&] { optimizer.step(1, update(step)); });
+    }
+    for (int i = 0; i < 2; ++i)
+      expect_close(optimizer.parameters()[i].value.detach().cpu(),
+                   expected.parameters()[i].value.detach(), 1e-12);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, OptimizerDevicePath, test::kDevices, test::device_name);
 
 }  // namespace
 }  // namespace graphlora

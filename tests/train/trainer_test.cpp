@@ -9,116 +9,11 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "graph/bipartite_graph.hpp"
-#include "support/tiny_world.hpp"
 #include "train/embedding_store.hpp"
-#include "train/evaluate.hpp"
+#include "training_run.hpp"
 
 namespace graphlora::test {
 namespace {
-
-constexpr std::int64_t kWidth = 10, kSteps = 5;
-constexpr double kTolerance = 1e-8;
-
-TrainConfig tiny_train_config() {
-  TrainConfig config;
-  config.batch_size = 9;
-  config.micro_batch = 300;
-  config.seed = 3;
-  config.unknown_rate = 0.2;
-  config.optimizer.lr = 3e-3;
-  config.optimizer.weight_decay = 0.01;
-  config.schedule.warmup = 2;
-  config.clip = 0.5;
-  return config;
-}
-
-/// Everything a run of some steps leaves behind, in an order that does not depend on the ranks.
-struct Outcome {
-  std::vector<StepResult> steps;
-
-  std::vector<at::Tensor> parameters, moments;
-  at::Tensor e, exp_avg, exp_avg_sq;
-  std::vector<float> scores;
-};
-
-Outcome run(Job& job, const std::filesystem::path& data, const PartitionConfig& partition,
-            const ModelConfig& model_config, TrainConfig config) {
-  const Workspace workspace(job, data, partition);
-  Recommender model(job, workspace, kTinyLlama, model_config,
-                    tiny_embeddings(workspace, kWidth, at::kDouble), false);
-  model.initialize_from_data();
-  {
-    // B starts at zero, which would hide the path through A in the first steps.
-    const at::NoGradGuard guard;
-    for (const Parameter& p : model.parameters()) {
-      if (p.placement != Placement::lora_b_column && p.placement != Placement::lora_b_row) continue;
-      at::Tensor value = p.value;
-      SplitMix64 random(hash_name(11, p.name));
-      for (std::int64_t i = 0; i < value.numel(); ++i)
-        value.mutable_data_ptr<double>()[i] = 0.1 * random.normal();
-    }
-  }
-  Outcome outcome;
-  Stepper stepper(model, config, kSteps);
-  for (std::int64_t step = 1; step <= kSteps; ++step) outcome.steps.push_back(stepper.step(step));
-  for (const Parameter& p : model.parameters())
-    outcome.parameters.push_back(p.value.detach().clone());
-  for (const Optimizer::State& state : stepper.optimizer().states()) {
-    outcome.moments.push_back(state.exp_avg);
-    outcome.moments.push_back(state.exp_avg_sq);
-  }
-  outcome.e = in_node_order(workspace, model.table().weight_nD);
-  outcome.exp_avg = in_node_order(workspace, model.table().exp_avg_nD);
-  outcome.exp_avg_sq = in_node_order(workspace, model.table().exp_avg_sq_nD);
-  const auto rows = workspace.dataset->sample(Split::test, 0, 1);
-  outcome.scores = score_rows(model, rows, 300, "scoring");
-  return outcome;
-}
-
-void expect_same(const Outcome& many, const Outcome& one) {
-  for (std::int64_t k = 0; k < kSteps; ++k) {
-    EXPECT_NEAR(many.steps[k].loss, one.steps[k].loss, kTolerance * std::abs(one.steps[k].loss))
-        << "step " << k + 1;
-    EXPECT_NEAR(many.steps[k].grad_norm, one.steps[k].grad_norm,
-                kTolerance * one.steps[k].grad_norm)
-        << "step " << k + 1;
-    EXPECT_NEAR(many.steps[k].graph_ratio, one.steps[k].graph_ratio,
-                kTolerance * std::abs(one.steps[k].graph_ratio));
-    EXPECT_EQ(many.steps[k].tokens, one.steps[k].tokens);
-  }
-  for (std::size_t i = 0; i < one.parameters.size(); ++i) {
-    EXPECT_LT(relative_difference(many.parameters[i], one.parameters[i]), kTolerance)
-        << "parameter " << i;
-  }
-  ASSERT_EQ(many.moments.size(), 2 * one.parameters.size());
-  for (std::size_t i = 0; i < one.moments.size(); ++i) {
-    EXPECT_LT(relative_difference(many.moments[i], one.moments[i]), kTolerance)
-        << "moment of parameter " << i / 2;
-  }
-  EXPECT_LT(relative_difference(many.e, one.e), kTolerance);
-  EXPECT_LT(relative_difference(many.exp_avg, one.exp_avg), kTolerance);
-  EXPECT_LT(relative_difference(many.exp_avg_sq, one.exp_avg_sq), kTolerance);
-  ASSERT_EQ(many.scores.size(), one.scores.size());
-  for (std::size_t i = 0; i < one.scores.size(); ++i)
-    EXPECT_NEAR(many.scores[i], one.scores[i], 1e-6) << "row " << i;
-}
-
-/// This rank alone, on a copy of the dataset of its own (partitions lie beside the data).
-Outcome run_alone(const std::filesystem::path& data, const PartitionConfig& partition,
-                  const ModelConfig& model_config, const TrainConfig& config) {
-  Job alone(std::shared_ptr<Communicator>(world().split(world().rank(), 0)));
-  TemporaryDirectory own;
-  std::filesystem::copy(data, own / "dataset", std::filesystem::copy_options::recursive);
-  return run(alone, own / "dataset", partition, model_config, config);
-}
-
-/// All ranks together against this one alone.
-void expect_many_equal_one(const std::filesystem::path& data, const PartitionConfig& partition,
-                           const ModelConfig& model_config, const TrainConfig& config) {
-  const Outcome one = run_alone(data, partition, model_config, config);
-  world().barrier();
-  expect_same(run(job(), data, partition, model_config, config), one);
-}
 
 struct Case {
   const char* name;

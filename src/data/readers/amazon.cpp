@@ -6,10 +6,12 @@
 #include <simdjson.h>
 
 #include <algorithm>
-#include <array>
+#include <memory>
+#include <memory_resource>
 #include <stdexcept>
 
 #include "data/readers/fields.hpp"
+#include "data/readers/parse_blocks.hpp"
 #include "data/readers/python_literal.hpp"
 #include "data/readers/reader.hpp"
 
@@ -27,44 +29,33 @@ struct Field {
   bool lenient = false;  ///< text that is none (half of a surrogate pair) counts as missing
 };
 
-/// Chosen fields of a file's records, as text.
-class Records {
+/// Chosen fields of a record, as text.
+class Record {
  public:
-  Records(const fs::path& path, bool progress, std::vector<Field> fields)
-      : lines_(path, progress), fields_(std::move(fields)), values_(fields_.size()) {}
+  explicit Record(std::vector<Field> fields)
+      : fields_(std::move(fields)), values_(fields_.size()) {}
 
-  /// Reads the next record; empty lines are passed over. Throws BadLine and DataError.
-  bool next() {
+  /// Reads the next record of `lines`, a Lines or LineReader; empty lines are passed over. Throws
+  /// BadLine and DataError.
+  template <class Source>
+  bool next(Source& lines) {
     std::string_view line;
     do {
-      if (!lines_.next(line)) return false;
+      if (!lines.next(line)) return false;
     } while (line.empty());
-    try {
-      if (is_python_literal(line)) {
-        python_literal_to_json(line, json_);
-        json_.reserve(json_.size() + simdjson::SIMDJSON_PADDING);
-        line = json_;
-      }
-      static_assert(LineReader::kPadding >= simdjson::SIMDJSON_PADDING);
-      parse(simdjson::padded_string_view(line, line.size() + simdjson::SIMDJSON_PADDING));
-    } catch (const simdjson::simdjson_error& error) {
-      throw lines_.error("is no JSON object on one line: {}", error.what());
-    } catch (const std::invalid_argument& error) {
-      throw lines_.error("is no Python literal that can be read: {}", error.what());
-    }
+    parse(lines, line);
     return true;
   }
 
-  /// The field's text; empty: the record lacks it.
+  /// The field's text, which holds until the next record is read; empty: the record lacks it.
   std::string_view operator[](std::size_t field) const { return values_[field].text; }
   /// The same; a record without it is a BadLine.
-  std::string_view require(std::size_t field) const {
+  std::string_view require(const Lines& at, std::size_t field) const {
     if (values_[field].rank == 0)
-      throw lines_.error("has no {} ({}); check --format", fields_[field].what,
-                         fmt::join(fields_[field].names, " or "));
+      throw at.error("has no {} ({}); check --format", fields_[field].what,
+                     fmt::join(fields_[field].names, " or "));
     return values_[field].text;
   }
-  LineReader& lines() { return lines_; }
 
  private:
   struct Value {
@@ -72,21 +63,39 @@ class Records {
     std::size_t rank = 0;   // place of the name among the field's names, from 1; 0: not found
   };
 
-  void parse(simdjson::padded_string_view json) {
+  void parse(const Lines& at, std::string_view line) {
+    try {
+      if (is_python_literal(line)) {
+        python_literal_to_json(line, json_);
+        json_.reserve(json_.size() + simdjson::SIMDJSON_PADDING);
+        line = json_;
+      }
+      static_assert(LineBlocks::kPadding >= simdjson::SIMDJSON_PADDING);
+      read_fields(at, simdjson::padded_string_view(line, line.size() + simdjson::SIMDJSON_PADDING));
+    } catch (const simdjson::simdjson_error& error) {
+      throw at.error("is no JSON object on one line: {}", error.what());
+    } catch (const std::invalid_argument& error) {
+      throw at.error("is no Python literal that can be read: {}", error.what());
+    }
+  }
+
+  void read_fields(const Lines& at, simdjson::padded_string_view json) {
     std::fill(values_.begin(), values_.end(), Value{});
     ondemand::document record = parser_.iterate(json);
     for (auto member : record.get_object()) {
       const ondemand::raw_json_string key = member.key();
       for (std::size_t f = 0; f < fields_.size(); ++f)
         for (std::size_t n = 0; n < fields_[f].names.size(); ++n)
-          if (key.unsafe_is_equal(fields_[f].names[n]) && n + 1 >= values_[f].rank)
-            set(f, n + 1, fields_[f].names[n], member.value());
+          // Most names differ in their first letter, and this loop is most of the work.
+          if (*key.raw() == fields_[f].names[n].front() &&
+              key.unsafe_is_equal(fields_[f].names[n]) && n + 1 >= values_[f].rank)
+            set(at, f, n + 1, member.value());
     }
     if (record.current_location().error() != simdjson::OUT_OF_BOUNDS)
-      throw lines_.error("holds more than one JSON object");
+      throw at.error("holds more than one JSON object");
   }
 
-  void set(std::size_t field, std::size_t rank, std::string_view name, ondemand::value json) {
+  void set(const Lines& at, std::size_t field, std::size_t rank, ondemand::value json) {
     Value& value = values_[field];
     switch (json.type()) {
       case ondemand::json_type::string: {
@@ -101,16 +110,75 @@ class Records {
       case ondemand::json_type::null:
         return;
       default:
-        throw lines_.error("the field '{}' is neither text nor a number", name);
+        throw at.error("the field '{}' is neither text nor a number",
+                       fields_[field].names[rank - 1]);
     }
   }
 
-  LineReader lines_;
   std::vector<Field> fields_;
   std::vector<Value> values_;
   ondemand::parser parser_;
   std::string json_;
 };
+
+/// The reviews of one block: what another thread makes of it.
+class ReviewParser {
+ public:
+  ReviewParser(const fs::path& path, std::int64_t max_bad_lines)
+      : lines_(path), max_bad_lines_(max_bad_lines) {}
+
+  LineBlock block;
+  // Of the block; ids are in this object's memory. Lines count from the block's first one.
+  RowColumns rows;
+  std::vector<BadLine> bad_lines;  ///< at most one more than are allowed
+  TimeColumn times;                ///< a guess before parse(): of blocks before this one, or empty
+
+  void parse();
+  std::int64_t lines() const { return lines_.line(); }
+
+ private:
+  std::string_view kept(std::string_view id);
+
+  enum { user, item, rating, time };
+  Lines lines_;
+  std::int64_t max_bad_lines_;
+  Record record_{{{"user", {"reviewerID", "user_id"}},
+                  {"item", {"asin", "parent_asin"}},
+                  {"rating", {"overall", "rating"}},
+                  {"time", {"unixReviewTime", "timestamp"}}}};
+  std::unique_ptr<std::pmr::monotonic_buffer_resource> ids_ =
+      std::make_unique<std::pmr::monotonic_buffer_resource>(std::size_t{1} << 16);
+};
+
+std::string_view ReviewParser::kept(std::string_view id) {
+  auto* memory = static_cast<char*>(ids_->allocate(id.size(), 1));
+  return {memory, id.copy(memory, id.size())};
+}
+
+void ReviewParser::parse() {
+  rows.clear();
+  bad_lines.clear();
+  ids_->release();
+  lines_.restart();
+  lines_.open(block.text());
+  while (static_cast<std::int64_t>(bad_lines.size()) <= max_bad_lines_) {
+    try {
+      while (record_.next(lines_)) {
+        const std::string_view user_id = id_field(lines_, "user", record_.require(lines_, user)),
+                               item_id = id_field(lines_, "item", record_.require(lines_, item));
+        const float value = rating_field(lines_, record_.require(lines_, rating));
+        const std::int64_t when = times.field(lines_, record_.require(lines_, time));
+        rows.user.push_back(kept(user_id));
+        rows.item.push_back(kept(item_id));
+        rows.rating.push_back(value);
+        rows.time.push_back(when);
+      }
+      return;
+    } catch (const BadLine& bad) {
+      bad_lines.push_back(bad);
+    }
+  }
+}
 
 /// The name without the extension of a file of records; empty if it has none.
 std::string_view stem_of(std::string_view name) {
@@ -185,37 +253,36 @@ Files find_files(const ReadConfig& config) {
 }
 
 void read_reviews(const fs::path& path, const ReadConfig& config, RawRatings& raw) {
-  enum { user, item, rating, time };
-  Records records(path, config.progress,
-                  {{"user", {"reviewerID", "user_id"}},
-                   {"item", {"asin", "parent_asin"}},
-                   {"rating", {"overall", "rating"}},
-                   {"time", {"unixReviewTime", "timestamp"}}});
-  const LineReader& at = records.lines();
+  LineBlocks blocks(path, config.progress);
   TimeColumn times;
-  raw.bad_lines.each([&] {
-    if (!records.next()) return false;
-    const std::string_view user_id = id_field(at, "user", records.require(user)),
-                           item_id = id_field(at, "item", records.require(item));
-    const float value = rating_field(at, records.require(rating));
-    raw.add(user_id, item_id, value, times.field(at, records.require(time)));
-    return true;
-  });
+  std::int64_t lines = 0;
+  parse_blocks(
+      blocks, [&] { return ReviewParser(path, config.max_bad_lines); },
+      [&](ReviewParser& part) {
+        if (!times.empty() && part.times != times) {  // it guessed wrong
+          part.times = times;
+          part.parse();
+        }
+        times = part.times;
+        for (const BadLine& bad : part.bad_lines) raw.bad_lines.add(bad.moved_by(lines));
+        raw.add(part.rows);
+        lines += part.lines();
+      });
   raw.input = path;
-  raw.sources.push_back(records.lines().describe());
+  raw.sources.push_back(blocks.describe());
 }
 
 void read_titles(const fs::path& path, const ReadConfig& config, RawRatings& raw) {
   enum { item, title };
-  Records records(path, config.progress,
-                  {{"item", {"asin", "parent_asin"}}, {"title", {"title"}, true}});
+  LineReader lines(path, config.progress);
+  Record record({{"item", {"asin", "parent_asin"}}, {"title", {"title"}, true}});
   raw.bad_lines.each([&] {
-    if (!records.next()) return false;
-    const std::string_view item_id = id_field(records.lines(), "item", records.require(item));
-    if (raw.lacks_title(item_id)) raw.set_title(item_id, title_field(records[title]));
+    if (!record.next(lines)) return false;
+    const std::string_view item_id = id_field(lines, "item", record.require(lines, item));
+    if (raw.lacks_title(item_id)) raw.set_title(item_id, title_field(record[title]));
     return true;
   });
-  raw.sources.push_back(records.lines().describe());
+  raw.sources.push_back(lines.describe());
 }
 
 }  // namespace

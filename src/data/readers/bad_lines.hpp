@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.hpp"
@@ -11,8 +12,21 @@ namespace graphlora {
 
 /// One line (row, record) that holds nonsense, while the next can be read all the same. The message
 /// starts FILE:LINE:.
-struct BadLine : DataError {
-  using DataError::DataError;
+class BadLine : public DataError {
+ public:
+  BadLine(std::string file, std::int64_t line, std::string text)
+      : DataError("{}:{}: {}", file, line, text),
+        file_(std::move(file)),
+        line_(line),
+        text_(std::move(text)) {}
+
+  /// The same, `lines` lines further down.
+  BadLine moved_by(std::int64_t lines) const { return {file_, line_ + lines, text_}; }
+
+ private:
+  std::string file_;
+  std::int64_t line_;
+  std::string text_;
 };
 
 class BadLines {
@@ -49,6 +63,7 @@ class BadLines {
   void add(const BadLine& bad);
 
   std::int64_t count() const { return count_; }
+  std::int64_t limit() const { return limit_; }
   /// The first messages.
   const std::vector<std::string>& examples() const { return examples_; }
 

@@ -72,7 +72,7 @@ void split_fields(std::string_view line, std::string_view separator,
   }
 }
 
-std::string_view id_field(const LineReader& at, const char* what, std::string_view text) {
+std::string_view id_field(const Lines& at, const char* what, std::string_view text) {
   text = trimmed(text);
   if (text.empty()) throw at.error("the {} id is empty", what);
   if (text.size() > kMaxId)
@@ -88,21 +88,21 @@ std::string_view id_field(const LineReader& at, const char* what, std::string_vi
   return text;
 }
 
-std::string_view number_id_field(const LineReader& at, const char* what, std::string_view text) {
+std::string_view number_id_field(const Lines& at, const char* what, std::string_view text) {
   text = id_field(at, what, text);
   if (text.find_first_not_of("0123456789") != std::string_view::npos)
     throw at.error("the {} id '{}' is no whole number; check --format", what, shown(text));
   return text;
 }
 
-float rating_field(const LineReader& at, std::string_view text) {
+float rating_field(const Lines& at, std::string_view text) {
   const auto value = number<float>(trimmed(text));
   if (!value || !std::isfinite(*value) || std::abs(*value) > 1e6F)
     throw at.error("the rating '{}' is no finite number", shown(text));
   return *value;
 }
 
-float label_field(const LineReader& at, std::string_view text) {
+float label_field(const Lines& at, std::string_view text) {
   text = trimmed(text);
   if (text == "true" || text == "True" || text == "TRUE") return 1;
   if (text == "false" || text == "False" || text == "FALSE") return 0;
@@ -113,7 +113,7 @@ float label_field(const LineReader& at, std::string_view text) {
   return *value;
 }
 
-std::int64_t TimeColumn::field(const LineReader& at, std::string_view text) {
+std::int64_t TimeColumn::field(const Lines& at, std::string_view text) {
   const std::string_view plain = trimmed(text);
   std::optional<std::int64_t> value = number<std::int64_t>(plain);
   if (!value) value = date(plain);

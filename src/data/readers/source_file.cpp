@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "core/error.hpp"
 #include "core/sha256.hpp"
@@ -17,7 +17,7 @@ namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::size_t kBlock = std::size_t{1} << 20, kPacked = std::size_t{1} << 18;
+constexpr std::size_t kPacked = std::size_t{1} << 18;
 constexpr int kGzip = 16;  // zlib: gzip's header and checksum, not zlib's own
 
 std::int64_t size_of(const fs::path& path) {
@@ -54,12 +54,8 @@ class SourceFile::Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  Block fill(Block block) {
-    block.bytes.resize(kBlock);
-    block.size = packed_.empty() ? read(block.bytes) : inflate(block.bytes);
-    block.position = read_;
-    return block;
-  }
+  std::size_t next(std::span<char> to) { return packed_.empty() ? read(to) : inflate(to); }
+  std::int64_t position() const { return read_; }
 
   nlohmann::json describe() const {
     const std::string name = path_.filename().string();
@@ -73,7 +69,7 @@ class SourceFile::Decoder {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
 
-  std::size_t read(std::vector<char>& to) {
+  std::size_t read(std::span<char> to) {
     const std::size_t got = std::fread(to.data(), 1, to.size(), file_.get());
     if (got == 0 && std::ferror(file_.get()))
       throw DataError("{}: cannot be read: {}", path_.string(), std::strerror(errno));
@@ -83,7 +79,7 @@ class SourceFile::Decoder {
     return got;
   }
 
-  std::size_t inflate(std::vector<char>& to) {
+  std::size_t inflate(std::span<char> to) {
     inflater_.next_out = reinterpret_cast<Bytef*>(to.data());
     inflater_.avail_out = static_cast<uInt>(to.size());
     while (inflater_.avail_out > 0) {
@@ -132,22 +128,12 @@ class SourceFile::Decoder {
 };
 
 SourceFile::SourceFile(const fs::path& path)
-    : size_(size_of(path)), decoder_(std::make_unique<Decoder>(path)) {
-  ahead_ = std::async(std::launch::async, &Decoder::fill, decoder_.get(), Block{});
-}
+    : size_(size_of(path)), decoder_(std::make_unique<Decoder>(path)) {}
 
-SourceFile::~SourceFile() {
-  if (ahead_.valid()) ahead_.wait();
-}
+SourceFile::~SourceFile() = default;
 
-std::string_view SourceFile::next() {
-  if (!ahead_.valid()) return {};
-  Block used = std::exchange(block_, ahead_.get());
-  if (block_.size > 0)
-    ahead_ = std::async(std::launch::async, &Decoder::fill, decoder_.get(), std::move(used));
-  return {block_.bytes.data(), block_.size};
-}
-
+std::size_t SourceFile::read(std::span<char> to) { return decoder_->next(to); }
+std::int64_t SourceFile::position() const { return decoder_->position(); }
 nlohmann::json SourceFile::describe() const { return decoder_->describe(); }
 
 }  // namespace graphlora

@@ -2,17 +2,14 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
-#include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <string_view>
-#include <vector>
+#include <span>
 
 namespace graphlora {
 
-/// Gives the file's text block by block. The first bytes decide whether it is gzip (one or more
-/// members), not the name. A second thread reads, hashes and inflates the next block meanwhile;
-/// memory does not depend on the file's size.
+/// Gives the file's text piece by piece. The first bytes decide whether it is gzip (one or more
+/// members), not the name. Memory does not depend on the file's size.
 class SourceFile {
  public:
   /// Throws DataError: missing, unreadable, no regular file, empty.
@@ -21,27 +18,20 @@ class SourceFile {
   SourceFile(const SourceFile&) = delete;
   SourceFile& operator=(const SourceFile&) = delete;
 
-  /// The next block, which holds until the next call; empty at the end. Throws DataError: read
-  /// error, damaged gzip, gzip that ends early.
-  std::string_view next();
+  /// The next bytes of the text, as many as there are and `to` holds; 0: the end. Throws DataError:
+  /// read error, damaged gzip, gzip that ends early.
+  std::size_t read(std::span<char> to);
 
-  std::int64_t size() const { return size_; }                ///< bytes on disk
-  std::int64_t position() const { return block_.position; }  ///< of these, read so far
-  /// {"file","bytes","sha256"}; only once next() has given the end.
+  std::int64_t size() const { return size_; }  ///< bytes on disk
+  std::int64_t position() const;               ///< of these, read so far
+  /// {"file","bytes","sha256"}; only once read() has given 0.
   nlohmann::json describe() const;
 
  private:
   class Decoder;
-  struct Block {
-    std::vector<char> bytes;
-    std::size_t size = 0;
-    std::int64_t position = 0;
-  };
 
   std::int64_t size_;
-  std::unique_ptr<Decoder> decoder_;  // the other thread's while `ahead_` is under way
-  Block block_;
-  std::future<Block> ahead_;
+  std::unique_ptr<Decoder> decoder_;
 };
 
 }  // namespace graphlora

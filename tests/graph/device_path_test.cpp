@@ -1,0 +1,159 @@
+// The graph side by its device path against the CPU's kernels and against plain definitions.
+#include "support/device_path.hpp"
+
+#include "graph/edge_attention.hpp"
+#include "graph/gather_rows.hpp"
+#include "graph/halo_exchange.hpp"
+#include "graph/planted.hpp"
+#include "graph/row_sum.hpp"
+#include "graph/scatter_rows.hpp"
+#include "graph/spmm.hpp"
+
+namespace graphlora {
+namespace {
+
+using namespace test;
+
+class GraphDevicePath : public OnDevicePath {
+ protected:
+  /// Every rank passes through here, whatever it found.
+  void expect_equal(const Function& function, const std::vector<at::Tensor>& inputs) const {
+    expect_equal_paths(function, inputs, 1e-12);
+  }
+};
+
+TEST_P(GraphDevicePath, PropagationAndItsAdjoint) {
+  for (const std::string& division : kAllDivisions) {
+    const DistributedGraph graph(division, CutKind::window);
+    for (const CutView& view : graph.views()) {
+      const auto plan = graph.shard().plan(view);
+      for (const auto normalization :
+           {Normalization::symmetric, Normalization::mean, Normalization::with_self_loops}) {
+        for (const std::int64_t width : {1, 8, 77}) {
+          at::manual_seed(width);
+          expect_equal(
+              [&](const auto& in) {
+                return std::vector{propagate(propagate(in[0], *plan, world(), normalization), *plan,
+                                             world(), normalization)};
+              },
+              {graph.own_rows(random_tensor({graph.graph().nodes, width}, 3))});
+        }
+      }
+    }
+  }
+}
+
+TEST_P(GraphDevicePath, HaloExchangeAndItsAdjoint) {
+  for (const std::string& division : kDivisions) {
+    const DistributedGraph graph(division, CutKind::window);
+    for (const CutView& view : graph.views()) {
+      const auto plan = graph.shard().plan(view);
+      at::manual_seed(5);
+      expect_equal(
+          [&](const auto& in) { return std::vector{halo_exchange(in[0], *plan, world())}; },
+          {graph.own_rows(random_tensor({graph.graph().nodes, 9}, 4))});
+    }
+  }
+}
+
+TEST_P(GraphDevicePath, EdgeAttentionAndItsGradients) {
+  for (const std::string& division : kDivisions) {
+    const DistributedGraph graph(division, CutKind::fold);
+    for (const CutView& view : graph.views()) {
+      const auto plan = graph.shard().plan(view);
+      for (const auto& [heads, width] : {std::pair<std::int64_t, std::int64_t>{1, 5}, {3, 16}}) {
+        at::manual_seed(heads);
+        const auto random = [](std::vector<std::int64_t> sizes) {
+          return at::randn(sizes, at::kDouble);
+        };
+        expect_equal(
+            [&](const auto& in) { return std::vector{edge_attention(in[0], in[1], in[2], *plan)}; },
+            {random({plan->sources(), heads, width}), random({plan->sources(), heads}) * 3,
+             random({plan->targets, heads}) * 3});
+      }
+    }
+  }
+}
+
+TEST_P(GraphDevicePath, RowsOfNodesAndTheirAdjoint) {
+  const DistributedGraph graph("metis", CutKind::none);
+  std::vector<std::int64_t> nodes{3, 0, 3};
+  for (std::int64_t node = world().rank(); node < graph.graph().nodes; node += 3)
+    nodes.push_back(node);
+  const GatherPlan plan(world(), graph.map(), nodes);
+  const at::Tensor x_NC = random_tensor({graph.graph().nodes, 6}, 8);
+  const at::Tensor own_nC = here(graph.own_rows(x_NC));
+  const at::Tensor picked_SC = own_nC.index_select(0, plan.send_rows(device()));
+  const at::Tensor rows_AC = plan.forward(picked_SC, Traffic::anchors);
+  EXPECT_EQ(rows_AC.device(), device());
+  const at::Tensor wanted = at::tensor(nodes, at::kLong);
+  EXPECT_TRUE(rows_AC.cpu().equal(x_NC.index_select(0, wanted)));
+  const at::Tensor home_SC = plan.adjoint(rows_AC, Traffic::anchors);
+  EXPECT_TRUE(home_SC.cpu().equal(picked_SC.cpu()));
+}
+
+/// Rows of every length around the border between short and long, in two runs, entries beyond the
+/// limit left out.
+TEST_P(GraphDevicePath, LongRowsAreSummedInParts) {
+  constexpr std::int64_t kSources = 500, kLimit = 480;
+  std::mt19937 random(3);
+  std::vector<std::int64_t> pointers;
+  std::vector<std::int32_t> index;
+  const std::vector<std::array<std::int64_t, 3>> lengths{
+      {0, 0, 0},           {1023, 5, 0}, {1000, 7, 24}, {0, 9, 1024},
+      {70'000, 3, 30'001}, {5, 1, 2},    {0, 2, 5'000}, {3'333, 0, 0}};
+  for (const auto& groups : lengths) {
+    pointers.push_back(static_cast<std::int64_t>(index.size()));
+    for (const std::int64_t length : groups) {
+      for (std::int64_t e = 0; e < length; ++e)
+        index.push_back(static_cast<std::int32_t>(random() % kSources));
+      pointers.push_back(static_cast<std::int64_t>(index.size()));
+    }
+  }
+  const auto to_tensor = [](const auto& values) { return at::tensor(values); };
+  // The middle group is dropped.
+  const RowLists lists =
+      make_row_lists(DeviceTensor(to_tensor(pointers)), DeviceTensor(to_tensor(index)), 3, {1, 2});
+  const auto rows = static_cast<std::int64_t>(lengths.size());
+  for (const std::int64_t width : {1, 8, 65, 100}) {
+    const at::Tensor x_mC = random_tensor({kSources, width}, 5),
+                     init_kC = random_tensor({rows, width}, 6);
+    at::Tensor expected = init_kC.clone();
+    for (std::int64_t row = 0; row < rows; ++row) {
+      lists.each(row, [&](std::int64_t source) {
+        if (source < kLimit) expected[row] += x_mC[source];
+      });
+    }
+    for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+      const at::Tensor out_kC = here(at::full({rows, width}, NAN, type));
+      on_path([&] {
+        row_sum(lists, here(x_mC).to(type), kLimit, here(init_kC).to(type), out_kC, 1, rows);
+      });
+      EXPECT_TRUE(at::isnan(out_kC[0]).all().item<bool>());  // not asked for
+      EXPECT_LT(largest_difference(out_kC.cpu().slice(0, 1), expected.slice(0, 1)),
+                type == at::kDouble ? 1e-10 : 2e-2);
+    }
+  }
+}
+
+TEST_P(GraphDevicePath, EqualRowsAreSummedInTheOrderGiven) {
+  for (const std::int64_t count : {0, 1, 4'000}) {
+    const at::Tensor rows_S = at::randint(0, 90, {count}, at::kLong) * 3;
+    const at::Tensor values_SC = random_tensor({count, 7}, 9, at::kFloat);
+    at::Tensor expected_nC = random_tensor({270, 7}, 10, at::kFloat);
+    const at::Tensor target_nC = here(expected_nC.clone());
+    at::Tensor sums_nC = at::zeros_like(expected_nC);
+    for (std::int64_t s = 0; s < count; ++s)
+      sums_nC[rows_S[s].item<std::int64_t>()] += values_SC[s];
+    const RowTotals totals = on_path([&] { return sum_equal_rows(rows_S, here(values_SC)); });
+    EXPECT_TRUE(totals.sums_UC.cpu().equal(sums_nC.index_select(0, totals.rows_U)));
+    EXPECT_TRUE(totals.rows_U.equal(std::get<0>(at::_unique(rows_S, /*sorted=*/true))));
+    on_path([&] { add_rows(target_nC, rows_S, here(values_SC)); });
+    EXPECT_TRUE(target_nC.cpu().equal(expected_nC + sums_nC));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, GraphDevicePath, kDevices, device_name);
+
+}  // namespace
+}  // namespace graphlora
