@@ -123,7 +123,8 @@ inline ModelConfig tiny_model_config() {
 inline at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& rows_nC) {
   Communicator& world = workspace.world();
   const at::Tensor ids = world.all_gather_varying(workspace.shard->owned(), Traffic::control).first;
-  const at::Tensor rows = world.all_gather_varying(rows_nC.cpu().contiguous(), Traffic::control).first;
+  const at::Tensor rows =
+      world.all_gather_varying(rows_nC.cpu().contiguous(), Traffic::control).first;
   at::Tensor result = at::empty_like(rows);
   result.index_copy_(0, ids, rows);
   return result;
