@@ -222,7 +222,9 @@ TEST_F(PartitionTest, HubsAreTheItemsOfHighestDegreeAndDealtEvenly) {
     EXPECT_EQ(std::set(division.hubs.begin(), division.hubs.end()), expected);
     std::vector<int> hubs_of(4, 0);
     for (const std::int64_t hub : division.hubs) ++hubs_of[division.owner[hub]];
-    if (method == std::string("metis")) EXPECT_EQ(hubs_of, std::vector<int>(4, 5));
+    if (method == std::string("metis")) {
+      EXPECT_EQ(hubs_of, std::vector<int>(4, 5));
+    }
     const PartitionCost cost = partition_cost(graph, division, 4);
     EXPECT_EQ(sum(cost.nodes), graph.nodes);
     EXPECT_EQ(sum(cost.entries), 2 * graph.edges());
@@ -484,7 +486,9 @@ TEST_F(PartitionTest, IsReusedOnlyForThisDatasetAndWhatWasAskedFor) {
     for (const Reuse reuse : {Reuse::any, Reuse::same_cut, Reuse::same_division}) {
       const auto reason = reason_to_partition(dataset, c.config, reuse);
       EXPECT_EQ(reason.has_value(), reuse >= c.needs) << c.reason;
-      if (reason) EXPECT_NE(reason->find(c.reason), std::string::npos) << *reason;
+      if (reason) {
+        EXPECT_NE(reason->find(c.reason), std::string::npos) << *reason;
+      }
     }
   }
   // What auto means here; the seed alone is no reason.

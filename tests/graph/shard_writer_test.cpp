@@ -109,7 +109,9 @@ void expect_written_right(const BipartiteGraph& graph, const Division& division,
         next = end;
         for (auto e = begin; e < end; ++e) {
           ASSERT_LT(col[e], static_cast<std::int64_t>(column_node.size()));
-          if (e > begin) EXPECT_LT(col[e - 1], col[e]);
+          if (e > begin) {
+            EXPECT_LT(col[e - 1], col[e]);
+          }
           const std::int64_t source = column_node[col[e]];
           EXPECT_EQ(col[e] >= n && col[e] < n + k, is_hub.contains(source));
           if (col[e] >= n + k) {
@@ -147,7 +149,9 @@ void expect_written_right(const BipartiteGraph& graph, const Division& division,
         next = end;
         for (auto e = begin; e < end; ++e) {
           ASSERT_TRUE(hub_col[e] >= 0 && hub_col[e] < n);
-          if (e > begin) EXPECT_LT(hub_col[e - 1], hub_col[e]);
+          if (e > begin) {
+            EXPECT_LT(hub_col[e - 1], hub_col[e]);
+          }
           edges.emplace(hubs[hub], owned[hub_col[e]], group);
         }
       }

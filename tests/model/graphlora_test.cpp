@@ -188,9 +188,10 @@ TEST(GraphLora, LastLayerAtTheScoredTokensEqualsTheFullOne) {
   const Decoder decoder(config, whole, nullptr, weights, model->adapters(), rotary);
   const Pack pack = pack_of(random_examples({9, 31}, 11));
   const at::Tensor z = at::randn({4, 4}, at::kDouble), last = pack.last_token_S;
-  DecoderInputs inputs{.segments = pack.segments,
-                       .all = {pack.streams_T, pack.positions_T, pack.anchor_token_A, z},
-                       .dropout = {0.2, 1, 1}};
+  DecoderInputs inputs;
+  inputs.segments = pack.segments;
+  inputs.all = {pack.streams_T, pack.positions_T, pack.anchor_token_A, z};
+  inputs.dropout = {0.2, 1, 1};
   inputs.scored = {pack.streams_T.index_select(0, last), pack.positions_T.index_select(0, last),
                    at::empty({0}, at::kLong), z.narrow(0, 0, 0)};
   inputs.scored_token_S = {last[0].item<std::int64_t>(), last[1].item<std::int64_t>()};

@@ -51,15 +51,14 @@ inline void write_tiny_dataset(const std::filesystem::path& directory, int users
     for (int k = 0; k < count; ++k) {
       const int item = static_cast<int>(random.below(items));
       const bool likes = u > 0 && (u % 3 == item % 3) != (random.uniform() < 0.2);
-      raw.add("u" + std::to_string(u), "m" + std::to_string(item), likes ? 5 : 2,
+      raw.add(fmt::format("u{}", u), fmt::format("m{}", item), likes ? 5 : 2,
               u == users - 1 ? 100000 + k : static_cast<std::int64_t>(random.below(500)));
     }
   }
   const char* words[] = {"The", "Man", "Star", "Love", "Story", "Night", "Day"};
   for (int i = 0; i < items; ++i) {
-    raw.set_title(
-        "m" + std::to_string(i),
-        std::string(words[i % 7]) + " " + words[(i / 7 + i) % 7] + " " + std::to_string(1950 + i));
+    raw.set_title(fmt::format("m{}", i),
+                  fmt::format("{} {} {}", words[i % 7], words[(i / 7 + i) % 7], 1950 + i));
   }
   write_dataset(directory, std::move(raw), {.split = {.rule = rule, .valid = 0.1, .test = 0.1}});
 }
