@@ -1,12 +1,11 @@
-// With activation recompute a step has the gradients it has without, and less memory.
+// With activation recompute a step has the gradients it has without (llm_memory_test: and less
+// memory).
 #include "model/recompute.hpp"
 
 #include <gtest/gtest.h>
-#include <malloc.h>
 
 #include "core/rng.hpp"
 #include "llm_fixture.hpp"
-#include "peak_memory.hpp"
 #include "support/rank_main.hpp"
 
 namespace graphlora {
@@ -138,39 +137,8 @@ INSTANTIATE_TEST_SUITE_P(Cases, Recompute,
                                            Case{"without_projector", "fp64", {2}, true, false}),
                          [](const auto& info) { return std::string(info.param.name); });
 
-/// What is kept shrinks to the layers' inputs: half the memory at 12 layers would not do.
-TEST(RecomputeMemory, PeakFalls) {
-  if (test::world().size() > 1) GTEST_SKIP() << "one process is enough for a local measurement";
-  LlamaConfig config = tiny_config();
-  config.hidden_size = 192;
-  config.intermediate_size = 512;
-  config.layers = 12;
-  config.head_dim = 64;
-  config.heads = 3;
-  config.kv_heads = 3;
-  const auto growth = [&](bool recompute) {
-    GraphLora model(config, random_weights(config, at::kFloat), {}, Precision::parse("fp32"), 1,
-                    Score::margin);
-    model.set_recompute(recompute);
-    AnchorRows anchors;
-    anchors.embedding_MH = at::zeros({64, config.hidden_size}).requires_grad_();
-    const Pack small = pack_of(examples({16}, 3));
-    model.forward(small, anchors, {}).sum().backward();
-    const Pack pack = pack_of(examples(std::vector<std::int64_t>(24, 128), 5));
-    malloc_trim(0);
-    const std::size_t before = testing::reset_peak_memory();
-    model.forward(pack, anchors, {}).sum().backward();
-    return testing::peak_memory() - before;
-  };
-  const std::size_t plain = growth(false), again = growth(true);
-  RecordProperty("plain_mebibytes", static_cast<int>(plain >> 20));
-  RecordProperty("recompute_mebibytes", static_cast<int>(again >> 20));
-  std::cout << "growth " << (plain >> 20) << " MiB, with recompute " << (again >> 20) << " MiB\n";
-  EXPECT_LT(again, plain / 2.5);
-}
-
 /// Evaluation has no backward to recompute for.
-TEST(RecomputeMemory, EvaluationIsTheSame) {
+TEST(RecomputeInEvaluation, IsTheSame) {
   const LlamaConfig config = tiny_config();
   GraphLora model(config, random_weights(config, at::kDouble), {}, Precision::parse("fp64"), 1,
                   Score::margin);
