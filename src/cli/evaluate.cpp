@@ -72,6 +72,10 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
     if (!options.checkpoint.empty() && options.model.empty()) {
       throw ConfigError("evaluate: --checkpoint needs --model, the LLM it was trained on");
     }
+    if (!options.pretrained.empty() && options.tensor_parallel != 1) {
+      throw ConfigError("--tensor-parallel {}: there is no LLM to share with --pretrained",
+                        options.tensor_parallel);
+    }
   });
   apply_common_options(options.common, job);
   const bool root = job.world()->rank() == 0;

@@ -105,18 +105,18 @@ void write_nodes(Job& job, const std::filesystem::path& path, Recommender& model
   });
 }
 
-/// Throws DataError where the dataset or LLM that was named is not the checkpoint's.
-void check_sources(const ExportOptions& options, const Checkpoint& checkpoint) {
+/// Throws DataError where the dataset that was named is not the checkpoint's.
+void check_dataset(const ExportOptions& options, const Checkpoint& checkpoint) {
   if (!options.data.empty())
     checkpoint.require_dataset(Dataset(options.data, DatasetCheck::shapes));
-  if (!options.model.empty()) checkpoint.require_base(HfCheckpoint(options.model));
 }
 
 /// The checkpoint's own files, whatever number of ranks wrote them; only the path of the LLM is
 /// the one named. Local.
 void export_adapter(const ExportOptions& options, const Checkpoint& checkpoint) {
   AtomicDirectory directory(options.output, kAdapterMarker);
-  check_sources(options, checkpoint);
+  check_dataset(options, checkpoint);
+  if (!options.model.empty()) checkpoint.require_base(HfCheckpoint(options.model));
   const std::filesystem::path source = checkpoint.directory() / "adapter";
   const PeftAdapter checked(source);
   std::string config = read_file(source / kAdapterMarker);
@@ -148,7 +148,7 @@ void export_merged(const ExportOptions& options, const Checkpoint& checkpoint) {
                         source.string());
   }
   AtomicDirectory directory(options.output, kMergedMarker);
-  check_sources(options, checkpoint);
+  check_dataset(options, checkpoint);
   const HfCheckpoint base(source);
   checkpoint.require_base(base);
   const PeftAdapter adapter(checkpoint.directory() / "adapter");

@@ -70,7 +70,7 @@ struct TrainOptions {
              in_range(train.micro_batch, 1, 1LL << 30))
         .add("Training", "recompute", &train.recompute,
              "none; layer: keep only each layer's input and compute the layer again in the "
-             "backward, which takes a third more time and a fraction of the memory",
+             "backward, which takes up to half as much time again and a fraction of the memory",
              one_of(train.recompute, {"none", "layer"}))
         .add("Training", "max-train-examples", &train.max_train_examples,
              "use only so many training rows (a fixed sample); 0: all",
@@ -106,9 +106,9 @@ struct TrainOptions {
     LoraConfig& lora = model_config.lora;
     table
         .add("Adapter", "lora.rank", &lora.rank, "rank r of the low-rank path, also the width of z",
-             in_range(lora.rank, 1, 4096))
+             in_range(lora.rank, 1, kMaxLoraRank))
         .add("Adapter", "lora.alpha", &lora.alpha, "the adapter's output is scaled by alpha/rank",
-             in_range(lora.alpha, 0, 1e6))
+             in_range(lora.alpha, 0, kMaxLoraAlpha))
         .add("Adapter", "lora.dropout", &lora.dropout, "dropout on the adapter's input",
              in_range(lora.dropout, 0, 0.99))
         .add("Adapter", "lora.targets", &lora.targets,
@@ -248,25 +248,33 @@ void report_anchor_shares(const std::filesystem::path& partition, const CutRule&
   if (!warning.empty()) log::warn("{}", warning);
 }
 
-/// The rank, alpha and targets of the adapter that a run starts from. Throws ConfigError where
-/// others were asked for.
-void take_adapter(const OptionTable& table, const PeftAdapter& adapter, LoraConfig& lora) {
+/// What an adapter that a run starts from settles.
+struct AdapterShape {
+  std::int64_t rank;
+  double alpha;
+  std::vector<std::string> targets;
+};
+
+/// Takes it over from the adapter in `source`. Throws ConfigError where something else was asked
+/// for.
+void take_adapter(const OptionTable& table, const AdapterShape& adapter, const std::string& source,
+                  LoraConfig& lora) {
   const auto require = [&](const char* option, const auto& given, const auto& its, bool same) {
     if (table.given(option) && !same) {
       throw ConfigError(
           "--{} {}: the adapter in {} has {}; leave the option out or start from another adapter",
-          option, given, adapter.directory().string(), its);
+          option, given, source, its);
     }
   };
-  require("lora.rank", lora.rank, adapter.rank(), lora.rank == adapter.rank());
-  require("lora.alpha", lora.alpha, adapter.alpha(), lora.alpha == adapter.alpha());
+  require("lora.rank", lora.rank, adapter.rank, lora.rank == adapter.rank);
+  require("lora.alpha", lora.alpha, adapter.alpha, lora.alpha == adapter.alpha);
   const std::set<std::string> asked(lora.targets.begin(), lora.targets.end()),
-      its(adapter.targets().begin(), adapter.targets().end());
+      its(adapter.targets.begin(), adapter.targets.end());
   require("lora.targets", fmt::format("{}", fmt::join(lora.targets, ",")),
-          fmt::format("{}", fmt::join(adapter.targets(), ",")), asked == its);
-  lora.rank = adapter.rank();
-  lora.alpha = adapter.alpha();
-  lora.targets = adapter.targets();
+          fmt::format("{}", fmt::join(adapter.targets, ",")), asked == its);
+  lora.rank = adapter.rank;
+  lora.alpha = adapter.alpha;
+  lora.targets = adapter.targets;
 }
 
 }  // namespace
@@ -276,15 +284,10 @@ OptionTable describe_train() { return table_of<TrainOptions>(); }
 int run_train(Job& job, const std::vector<std::string>& arguments) {
   job.catch_signals();
   TrainOptions options;
-  std::optional<PeftAdapter> init_adapter;
+  OptionTable table = options.table();
   job.agree([&] {
-    OptionTable table = options.table();
     table.parse(arguments);
     check(options);
-    if (options.init_adapter.empty()) return;
-    init_adapter.emplace(options.init_adapter);
-    take_adapter(table, *init_adapter, options.model_config.lora);
-    options.train.init_adapter = {options.init_adapter, init_adapter->fingerprint()};
   });
   apply_common_options(options.common, job);
   TrainConfig& config = options.train;
@@ -297,15 +300,29 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   options.partition.seed = options.common.seed;
 
   std::optional<Checkpoint> checkpoint;
+  std::optional<PeftAdapter> init_adapter;
   const auto another_cut = [&] {
     return ConfigError("--resume: --graph.cut or --graph.groups differ from the run in {}",
                        options.output);
   };
   job.agree([&] {
-    if (!config.resume) return;
-    if (const auto step = latest_step(config.output))
-      checkpoint.emplace(*step, true, job.world()->rank() == 0);
+    if (config.resume) {
+      if (const auto step = latest_step(config.output))
+        checkpoint.emplace(*step, true, job.world()->rank() == 0);
+    }
+    const AdapterSource first = checkpoint ? checkpoint->init_adapter() : AdapterSource{};
+    // The adapter that a resumed run started from is no longer needed; another one is refused.
+    if (!options.init_adapter.empty() && options.init_adapter != first.path) {
+      init_adapter.emplace(options.init_adapter);
+      take_adapter(table, {init_adapter->rank(), init_adapter->alpha(), init_adapter->targets()},
+                   options.init_adapter, model_config.lora);
+      config.init_adapter = {options.init_adapter, init_adapter->fingerprint()};
+    }
     if (!checkpoint) return;
+    if (!first.path.empty()) {
+      const LoraConfig lora = checkpoint->model_config().lora;
+      take_adapter(table, {lora.rank, lora.alpha, lora.targets}, first.path, model_config.lora);
+    }
     checkpoint->require_identity({config.seed, config.batch_size, config.block,
                                   config.max_train_examples, config.init_adapter});
     config.init_adapter = checkpoint->init_adapter();
@@ -343,7 +360,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   });
   lap("order");
 
-  EmbeddingTable table;
+  EmbeddingTable embeddings;
   bool bias_columns = false;
   job.agree([&] {
     std::filesystem::path source = options.pretrained;
@@ -357,11 +374,12 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     } else {
       bias_columns = check_pretrained(source, *workspace.dataset);
     }
-    table = read_embeddings(source, workspace.shard->owned(), workspace.dataset->nodes(),
-                            Precision::parse(model_config.precision).parameter);
+    embeddings = read_embeddings(source, workspace.shard->owned(), workspace.dataset->nodes(),
+                                 Precision::parse(model_config.precision).parameter);
   });
   lap("embeddings");
-  Recommender model(job, workspace, options.model, model_config, std::move(table), bias_columns);
+  Recommender model(job, workspace, options.model, model_config, std::move(embeddings),
+                    bias_columns);
   lap("model");
   if (checkpoint) {
     job.agree([&] {

@@ -1,4 +1,4 @@
-// A prepared dataset on disk (docs: design, "Files") and its read-only view in memory.
+// A prepared dataset on disk (docs/formats.md) and its read-only view in memory.
 // Shapes: K interactions, U users, V items. Node ids: users 0…U-1, items U…U+V-1.
 #pragma once
 #include <torch/types.h>

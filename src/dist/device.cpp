@@ -5,6 +5,7 @@
 #endif
 
 #include <cstring>
+#include <limits>
 
 #include "core/error.hpp"
 
@@ -70,6 +71,20 @@ std::array<std::int64_t, 2> gpu_uuid(at::Device device) {
   std::memcpy(uuid.data(), &found.uuid, sizeof(uuid));
 #endif
   return uuid;
+}
+
+std::int64_t free_gpu_memory_bytes([[maybe_unused]] at::Device device) {
+#ifdef GRAPHLORA_HAS_CUDA
+  std::size_t free = 0, total = 0;
+  int current = 0;
+  cudaGetDevice(&current);
+  cudaSetDevice(device.index());
+  const cudaError_t status = cudaMemGetInfo(&free, &total);
+  cudaSetDevice(current);
+  if (status == cudaSuccess) return static_cast<std::int64_t>(free);
+  static_cast<void>(cudaGetLastError());  // not to be found by the next call
+#endif
+  return std::numeric_limits<std::int64_t>::max();
 }
 
 std::string gpu_name(at::Device device) {

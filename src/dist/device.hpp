@@ -18,6 +18,9 @@ at::Device cuda_device(int local_rank);
 /// The UUID of a GPU, or of the part of one (MIG): equal for processes that share it.
 std::array<std::int64_t, 2> gpu_uuid(at::Device device);
 
+/// Free now on a GPU; the largest number where the driver does not say.
+std::int64_t free_gpu_memory_bytes(at::Device device);
+
 /// Its name, like "NVIDIA H100 80GB HBM3".
 std::string gpu_name(at::Device device);
 

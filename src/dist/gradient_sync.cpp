@@ -22,14 +22,16 @@ std::int64_t fingerprint(const at::Tensor& value) {
 }
 
 /// Throws on every rank of `communicator` if the fingerprints of `parameters` are not the same on
-/// all.
-void check_equal_over(Communicator& communicator, const std::vector<const Parameter*>& parameters) {
+/// all. Its rank i is rank first + i·stride of the world, whose numbers messages use.
+void check_equal_over(Communicator& communicator, const std::vector<const Parameter*>& parameters,
+                      int first, int stride) {
+  const auto name_of = [&](int rank) { return first + rank * stride; };
   const auto count = static_cast<std::int64_t>(parameters.size());
   const std::vector<std::int64_t> counts = communicator.all_gather(count, Traffic::control);
   for (int rank = 0; rank < communicator.size(); ++rank) {
     if (counts[rank] != counts[0]) {
-      throw CommError("replicas differ: rank {} holds {} parameters, rank 0 holds {}", rank,
-                      counts[rank], counts[0]);
+      throw CommError("replicas differ: rank {} holds {} parameters, rank {} holds {}",
+                      name_of(rank), counts[rank], first, counts[0]);
     }
   }
   const at::Tensor own = at::empty({count}, at::kLong);
@@ -41,8 +43,8 @@ void check_equal_over(Communicator& communicator, const std::vector<const Parame
   for (std::int64_t i = 0; i < count; ++i) {
     for (int rank = 1; rank < communicator.size(); ++rank) {
       if (prints[rank * count + i] != prints[i]) {
-        throw CommError("replicas differ: {} on rank {} is not what it is on rank 0",
-                        parameters[i]->name, rank);
+        throw CommError("replicas differ: {} on rank {} is not what it is on rank {}",
+                        parameters[i]->name, name_of(rank), first);
       }
     }
   }
@@ -135,8 +137,8 @@ void check_replicas_equal(ProcessGrid& grid, const std::vector<Parameter>& param
   std::vector<const Parameter*> replicated, sliced;
   for (const Parameter& parameter : parameters)
     (is_sliced(parameter.placement) ? sliced : replicated).push_back(&parameter);
-  check_equal_over(grid.world(), replicated);
-  check_equal_over(grid.data(), sliced);
+  check_equal_over(grid.world(), replicated, 0, 1);
+  check_equal_over(grid.data(), sliced, grid.tensor_rank(), grid.tensor_parallel());
 }
 
 }  // namespace graphlora

@@ -289,9 +289,7 @@ int default_threads(Communicator& world) {
   const bool known = sched_getaffinity(0, sizeof(mask), &mask) == 0;
   const std::string key =
       host_name() + std::string(reinterpret_cast<const char*>(&mask), sizeof(mask));
-  const auto hash = static_cast<std::int64_t>(std::hash<std::string>{}(key) >> 1U);
-  const std::vector<std::int64_t> all = world.all_gather(hash, Traffic::control);
-  const auto sharing = static_cast<int>(std::count(all.begin(), all.end(), hash));
+  const auto sharing = static_cast<int>(sum_over_equal(world, key, 1));
 
   if (const char* text = std::getenv("OMP_NUM_THREADS")) {
     int threads = 0;

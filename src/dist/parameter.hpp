@@ -11,7 +11,7 @@
 
 namespace graphlora {
 
-/// Where a parameter lives; the row of design table "gradient reduction" it belongs to.
+/// Where a parameter lives: its row in the table of gradient reductions (docs/architecture.md).
 enum class Placement {
   lora_a_column,  ///< A of q,k,v,gate,up: replicated over T
   lora_b_column,  ///< B of q,k,v,gate,up: sliced over T like the base

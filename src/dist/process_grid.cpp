@@ -7,8 +7,7 @@ namespace graphlora {
 namespace {
 
 /// Collective over the tensor group whose first world rank is `first`.
-void require_one_host(Communicator& tensor, int first) {
-  const std::string host = host_name();
+void require_one_host(Communicator& tensor, int first, const std::string& host) {
   const std::string host_of_first = tensor.broadcast_text(host, 0, Traffic::control);
   const auto elsewhere = tensor.all_gather(host == host_of_first ? 0 : 1, Traffic::control);
   for (int t = 0; t < tensor.size(); ++t) {
@@ -22,7 +21,8 @@ void require_one_host(Communicator& tensor, int first) {
 
 }  // namespace
 
-ProcessGrid::ProcessGrid(std::shared_ptr<Communicator> world, int tensor_parallel)
+ProcessGrid::ProcessGrid(std::shared_ptr<Communicator> world, int tensor_parallel,
+                         const std::string& host)
     : world_(std::move(world)) {
   if (tensor_parallel < 1)
     throw ConfigError("--tensor-parallel {}: at least 1 is needed", tensor_parallel);
@@ -34,7 +34,7 @@ ProcessGrid::ProcessGrid(std::shared_ptr<Communicator> world, int tensor_paralle
   const int slice = world_->rank() % tensor_parallel;
   data_ = world_->split(slice, replica);
   tensor_ = world_->split(replica, slice);
-  require_one_host(*tensor_, world_->rank() - slice);
+  require_one_host(*tensor_, world_->rank() - slice, host);
 }
 
 }  // namespace graphlora

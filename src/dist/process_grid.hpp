@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "dist/communicator.hpp"
+#include "dist/host_name.hpp"
 
 namespace graphlora {
 
@@ -11,7 +12,8 @@ class ProcessGrid {
  public:
   /// Collective. Throws ConfigError if T does not divide the world size, or if the ranks of a
   /// replica are not on one host: their all-reduces, four a layer, need its memory or NVLink.
-  ProcessGrid(std::shared_ptr<Communicator> world, int tensor_parallel);
+  ProcessGrid(std::shared_ptr<Communicator> world, int tensor_parallel,
+              const std::string& host = host_name());
 
   Communicator& world() const { return *world_; }
   Communicator& data() const { return *data_; }      ///< same t in every replica

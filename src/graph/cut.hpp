@@ -1,4 +1,4 @@
-// Label-safe cuts: which edges a batch must not see (docs: design, "Label-safe graph").
+// Label-safe cuts: which edges a batch must not see (docs/architecture.md).
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>

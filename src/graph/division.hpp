@@ -9,7 +9,7 @@
 namespace graphlora {
 
 /// A hub is an item whose edges every part works on for its own users, so that neither its row nor
-/// its buyers' rows travel on its account (docs: design, "Hubs"). Its owner completes its row.
+/// its buyers' rows travel on its account (docs/architecture.md). Its owner completes its row.
 struct Division {
   Division() = default;
   Division(std::vector<std::int32_t> owner, std::vector<std::int64_t> hubs = {})

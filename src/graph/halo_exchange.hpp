@@ -34,8 +34,8 @@ class HaloTransfer {
   Handle handle_;
 };
 
-/// Rows of hubs under way (design, "Hubs"); each kind is the other's adjoint. Nothing where the
-/// plan has no hubs. All ranks issue them in the same order.
+/// Rows of hubs under way (docs/architecture.md); each kind is the other's adjoint. Nothing where
+/// the plan has no hubs. All ranks issue them in the same order.
 class HubTransfer {
  public:
   /// Rows of this rank's hubs → hubs_kC, the rows of all hubs.

@@ -15,8 +15,6 @@
 namespace graphlora {
 namespace {
 
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr std::size_t kMaxFiles = 10'000;
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kFinalNorm = "model.norm.weight";
@@ -24,11 +22,11 @@ constexpr const char* kHead = "lm_head.weight";
 
 /// Tensor → file, as the index says. Empty where there is one file and no index.
 std::map<std::string, std::string> read_index(const std::filesystem::path& directory) {
-  if (path_exists(directory / kSingleFile)) return {};
-  const auto path = directory / kIndexFile;
+  if (path_exists(directory / kHfWeightsFile)) return {};
+  const auto path = directory / kHfIndexFile;
   if (!path_exists(path)) {
     throw DataError("{}: has neither {} nor {}; give an HF directory with safetensors weights",
-                    directory.string(), kSingleFile, kIndexFile);
+                    directory.string(), kHfWeightsFile, kHfIndexFile);
   }
   const nlohmann::json index = read_json(path);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
@@ -61,10 +59,10 @@ std::vector<SafetensorsReader> open_weights(const std::filesystem::path& directo
   const auto map = read_index(directory);
   std::vector<SafetensorsReader> files;
   if (map.empty()) {
-    files.emplace_back(directory / kSingleFile);
+    files.emplace_back(directory / kHfWeightsFile);
     return files;
   }
-  const std::string index = (directory / kIndexFile).string();
+  const std::string index = (directory / kHfIndexFile).string();
   std::set<std::string> names;
   for (const auto& [tensor, file] : map) names.insert(file);
   std::map<std::string, std::string> holders;

@@ -13,6 +13,10 @@
 
 namespace graphlora {
 
+/// Where an HF directory has its weights, or says which files have them.
+inline constexpr const char* kHfWeightsFile = "model.safetensors";
+inline constexpr const char* kHfIndexFile = "model.safetensors.index.json";
+
 /// How rotary frequencies are stretched beyond the positions a model was pretrained on (see
 /// RotaryTable).
 struct RopeScaling {

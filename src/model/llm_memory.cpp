@@ -5,6 +5,8 @@
 namespace graphlora {
 namespace {
 
+constexpr std::int64_t kTokensOfPartialSum = 128;  // lora_linear adds dA up by blocks of so many
+
 struct Adapted {
   bool q, k, v, o, gate, up, down;
   explicit Adapted(const LoraConfig& lora) {
@@ -65,19 +67,26 @@ LlmMemory predict_llm_memory(const LlamaConfig& c, const ModelSlice& slice, cons
   if (gate_up_ranks > 0) layer += type * hidden + number * gate_up_ranks;
   if (adapted.down) layer += type * columns + number * lora.rank;
   if (c.qk_norm) layer += type * (q + kv) + number * (slice.heads + slice.groups);
+  // The kernels of a GPU read attention's output again.
+  if (!precision.device.is_cpu() && !adapted.o) layer += type * q;
   // The last layer: keys and values only.
   std::int64_t last = type * (hidden + 2 * kv) + number;
   if (adapted.k || adapted.v) last += type * hidden + number * lora.rank * (adapted.k + adapted.v);
   // At work: forward has what its layer has not given back yet and does not save (what is
   // normalized, the stacked q, k, v, attention's and the MLP's outputs), backward the gradients
   // around the MLP (less the input of down, given back by then) or around attention, and the sums
-  // of dA by blocks of tokens.
+  // of dA by blocks of tokens. All-reduces over the tensor ranks take bf16 as fp32.
+  const std::int64_t reduced = slice.size > 1 && type < number ? number * hidden : 0;
+  const std::int64_t partial_sums =
+      std::max({qkv_ranks * hidden, gate_up_ranks * hidden, adapted.o ? lora.rank * q : 0,
+                adapted.down ? lora.rank * columns : 0}) /
+      kTokensOfPartialSum;
   const std::int64_t forward =
-      type * (hidden + qkv + (adapted.o ? 0 : q) + (adapted.down ? 0 : columns) +
-              (qkv_ranks > 0 ? 0 : hidden) + (gate_up_ranks > 0 ? 0 : hidden));
+      reduced + type * (hidden + qkv + (adapted.o ? 0 : q) + (adapted.down ? 0 : columns) +
+                        (qkv_ranks > 0 ? 0 : hidden) + (gate_up_ranks > 0 ? 0 : hidden));
   const std::int64_t backward =
-      type * (2 * hidden + std::max((adapted.down ? 2 : 3) * columns, 2 * qkv)) +
-      number * qkv_ranks;
+      reduced + type * (2 * hidden + std::max((adapted.down ? 2 : 3) * columns, 2 * qkv)) +
+      number * (qkv_ranks + partial_sums);
 
   const std::int64_t full_layers = c.layers - 1;
   std::int64_t kept = 0, work = 0;

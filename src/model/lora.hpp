@@ -20,6 +20,9 @@ enum class Target : std::uint8_t { q_proj, k_proj, v_proj, o_proj, gate_proj, up
 inline constexpr std::array<const char*, 7> kTargetNames{
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
 
+inline constexpr std::int64_t kMaxLoraRank = 4096;
+inline constexpr double kMaxLoraAlpha = 1e6;
+
 struct LoraConfig {
   std::int64_t rank = 8;
   double alpha = 16, dropout = 0.05;

@@ -9,14 +9,13 @@
 #include "dist/collective_directory.hpp"
 #include "dist/gradient_sync.hpp"
 #include "train/embedding_store.hpp"
+#include "train/peft_adapter.hpp"
 
 namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kAdapterPrefix = "base_model.model.";
-
-bool is_peft(const Parameter& parameter) { return parameter.name.starts_with(kAdapterPrefix); }
+bool is_peft(const Parameter& parameter) { return parameter.name.starts_with(kPeftPrefix); }
 
 std::string step_name(std::int64_t step) { return fmt::format("step-{:06}", step); }
 
@@ -56,7 +55,7 @@ NamedTensors gather_moments(const ProcessGrid& grid, Optimizer& optimizer) {
 NamedTensors select(const NamedTensors& tensors, bool peft) {
   NamedTensors selected;
   for (const auto& [name, tensor] : tensors)
-    if (name.starts_with(kAdapterPrefix) == peft) selected.emplace_back(name, tensor);
+    if (name.starts_with(kPeftPrefix) == peft) selected.emplace_back(name, tensor);
   return selected;
 }
 

@@ -1,4 +1,4 @@
-// Checkpoints: OUTPUT/step-NNNNNN/ (docs: design, "Files"), topology-free, verified on loading.
+// Checkpoints: OUTPUT/step-NNNNNN/ (docs/formats.md), topology-free, verified on loading.
 #pragma once
 #include <cstdint>
 #include <filesystem>

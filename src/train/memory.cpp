@@ -1,15 +1,14 @@
 #include "train/memory.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <functional>
 
 #include "core/error.hpp"
 #include "core/log.hpp"
 #include "core/memory.hpp"
+#include "dist/device.hpp"
+#include "dist/host_name.hpp"
 #include "model/llm_memory.hpp"
 
 namespace graphlora {
@@ -17,6 +16,23 @@ namespace {
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 constexpr std::int64_t kNodeMapBytes = 8;  // of a node, on every rank
+
+double gib(std::int64_t bytes) { return static_cast<double>(bytes) / kGiB; }
+
+/// What the ranks that share this one's memory (its host's, or its GPU's) are to take, and what is
+/// free there.
+struct Demand {
+  std::int64_t bytes = 0, free = 0;
+};
+
+/// `mine`: this rank's bytes. Collective.
+Demand demand_of(Job& job, std::int64_t mine) {
+  const at::Device device = job.device();
+  const auto place =
+      device.is_cpu() ? host_name() : fmt::format("{}", fmt::join(gpu_uuid(device), "-"));
+  return {sum_over_equal(*job.world(), place, mine),
+          device.is_cpu() ? available_memory_bytes() : free_gpu_memory_bytes(device)};
+}
 
 }  // namespace
 
@@ -42,17 +58,15 @@ std::string describe_memory(const GraphMemory& mine, Communicator& world) {
   const at::Tensor most = at::full({1}, mine.total(), at::kLong);
   world.all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
   world.all_reduce(most, ReduceOp::max, Traffic::control).wait();
-  const auto gib = [](const at::Tensor& bytes) {
-    return static_cast<double>(bytes.item<std::int64_t>()) / kGiB;
-  };
+  const auto of = [](const at::Tensor& bytes) { return gib(bytes.item<std::int64_t>()); };
   return fmt::format(
       "predicted memory: {} bytes over {} ranks (embeddings {:.3f}, moments {:.3f}, graph {:.3f}, "
       "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM",
-      sums.sum().item<std::int64_t>(), world.size(), gib(sums[0]), gib(sums[1]), gib(sums[2]),
-      gib(sums[3]), gib(sums[4]), gib(most));
+      sums.sum().item<std::int64_t>(), world.size(), of(sums[0]), of(sums[1]), of(sums[2]),
+      of(sums[3]), of(sums[4]), of(most));
 }
 
-void report_llm_memory(Recommender& model, const TrainConfig& config) {
+void report_llm_memory(Job& job, Recommender& model, const TrainConfig& config) {
   const GraphLora& llm = model.llm();
   const std::int64_t replicas = model.workspace().grid->replicas();
   const std::int64_t examples = (config.batch_size + replicas - 1) / replicas;
@@ -66,35 +80,40 @@ void report_llm_memory(Recommender& model, const TrainConfig& config) {
   const auto predict = [&] {
     return predict_llm_memory(llm.config(), llm.slice(), model.config().lora, precision, step);
   };
-  const auto gib = [](std::int64_t bytes) { return static_cast<double>(bytes) / kGiB; };
   const LlmMemory memory = predict();
+  const std::int64_t activations = memory.activations + memory.workspace;
+  const Demand demand = demand_of(job, activations);
+  if (job.world()->rank() != 0) return;
   log::info(
       "predicted memory of the LLM: {:.3f} GiB on a rank (weights {:.3f}, token embeddings {:.3f}, "
       "adapters {:.3f}, activations of {} tokens {:.3f}, the layer at work {:.3f} GiB)",
       gib(memory.total()), gib(memory.weights), gib(memory.embedding), gib(memory.adapters),
       step.tokens, gib(memory.activations), gib(memory.workspace));
-  const std::int64_t free = available_memory_bytes();
-  if (memory.activations + memory.workspace <= free) return;
+  if (demand.bytes <= demand.free) return;
   std::string advice = "give a smaller --micro-batch";
   if (!step.recompute) {
     step.recompute = true;
     const LlmMemory less = predict();
-    advice += fmt::format(", or --recompute layer, which takes {:.1f} GiB",
+    advice += fmt::format(", or --recompute layer, which takes {:.1f} GiB a rank",
                           gib(less.activations + less.workspace));
   }
-  log::warn("activations will take {:.1f} GiB, {:.1f} GiB are free: {}",
-            gib(memory.activations + memory.workspace), gib(free), advice);
+  log::warn(
+      "activations will take {:.1f} GiB a rank, {:.1f} GiB on this {}, where {:.1f} GiB are free: "
+      "{}",
+      gib(activations), gib(demand.bytes), job.device().is_cpu() ? "host" : "GPU", gib(demand.free),
+      advice);
 }
 
 void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler) {
   const GnnConfig& gnn = model.config().gnn;
   if (gnn.mode != "auto" || !model.anchors().frontier()) return;
   const Workspace& workspace = model.workspace();
-  Communicator& world = workspace.world();
+  const ProcessGrid& grid = *workspace.grid;
   const Batch batch = sampler.batch(1);
+  // The examples of a replica, whose tensor ranks share their anchors.
   std::vector<std::int64_t> nodes;
-  for (auto i = static_cast<std::size_t>(world.rank()); i < batch.rows.size();
-       i += static_cast<std::size_t>(world.size())) {
+  for (auto i = static_cast<std::size_t>(grid.replica()); i < batch.rows.size();
+       i += static_cast<std::size_t>(grid.replicas())) {
     nodes.push_back(workspace.dataset->user_node(batch.rows[i]));
     nodes.push_back(workspace.dataset->item_node(batch.rows[i]));
   }
@@ -102,22 +121,14 @@ void require_gnn_fits(Job& job, Recommender& model, const Sampler& sampler) {
   const CutRule& cut = workspace.shard->cut();
   const std::int64_t mine =
       model.anchors().predicted_bytes(cut.training_view(cut.groups() - 1), nodes);
-  std::array<char, 256> host{};
-  gethostname(host.data(), host.size() - 1);
-  const auto key = static_cast<std::int64_t>(std::hash<std::string>{}(host.data()) >> 1U);
-  const auto hosts = world.all_gather(key, Traffic::control);
-  const auto bytes = world.all_gather(mine, Traffic::control);
-  std::int64_t on_host = 0;
-  for (std::size_t rank = 0; rank < hosts.size(); ++rank)
-    if (hosts[rank] == key) on_host += bytes[rank];
-  const std::int64_t free = available_memory_bytes();
+  const Demand demand = demand_of(job, mine);
   job.agree([&] {
-    if (on_host <= free) return;
+    if (demand.bytes <= demand.free) return;
     throw ConfigError(
-        "--gnn.type {}: the neighbourhood of a batch would take {:.1f} GiB on this host, {:.1f} "
+        "--gnn.type {}: the neighbourhood of a batch would take {:.1f} GiB on this {}, {:.1f} "
         "GiB are free; give --gnn.hops {} (fewer, not exact), a smaller --gnn.hidden, more hosts, "
         "or --gnn.mode frontier to try all the same",
-        gnn.type, static_cast<double>(on_host) / kGiB, static_cast<double>(free) / kGiB,
+        gnn.type, gib(demand.bytes), job.device().is_cpu() ? "host" : "GPU", gib(demand.free),
         std::max<std::int64_t>(1, gnn.layers - 1));
   });
 }

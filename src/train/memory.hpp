@@ -25,9 +25,9 @@ GraphMemory predict_memory(Recommender& model, bool moments);
 /// everywhere.
 std::string describe_memory(const GraphMemory& mine, Communicator& world);
 
-/// Logs what the LLM side of a step will take on this rank, with a warning where that is more than
-/// is free. Local.
-void report_llm_memory(Recommender& model, const TrainConfig& config);
+/// Logs what the LLM side of a step will take on rank 0, with a warning where the ranks of its host
+/// (or of its GPU) will take more than is free there. Collective.
+void report_llm_memory(Job& job, Recommender& model, const TrainConfig& config);
 
 /// With --gnn.mode auto and a GNN that runs on frontiers: throws ConfigError where that of the
 /// first batch, as predicted, does not fit into the memory of a host. Collective, agreed.

@@ -12,8 +12,6 @@ namespace {
 
 constexpr std::int64_t kBlockElements = 1 << 20;
 constexpr std::string_view kWeight = ".weight";
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr std::uintmax_t kMaxCompanionBytes = 64 << 20;
 
 /// Whether a file of the base's directory describes the model or its tokenizer. Weights in any
@@ -128,12 +126,12 @@ void write_merged(const PeftAdapter& adapter, const HfCheckpoint& base, const fs
     writer.commit();
   }
   const bool sharded =
-      base.files().size() != 1 || base.files().front().path().filename() != kSingleFile;
+      base.files().size() != 1 || base.files().front().path().filename() != kHfWeightsFile;
   std::vector<fs::path> companions;
   for (const auto& entry : fs::directory_iterator(base.directory())) {
     if (entry.is_regular_file() && is_companion(entry.path())) companions.push_back(entry.path());
   }
-  if (sharded) companions.push_back(base.directory() / kIndexFile);
+  if (sharded) companions.push_back(base.directory() / kHfIndexFile);
   for (const fs::path& file : companions)
     write_file(directory / file.filename(), read_file(file, kMaxCompanionBytes));
 }

@@ -14,7 +14,6 @@ namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
-constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
 
 /// Settings that change what A and B mean or what else belongs to the adapter: only these values
@@ -77,9 +76,10 @@ std::vector<std::string> read_targets(const nlohmann::json& value, const std::st
 
 /// HF's name of the linear that a tensor belongs to; empty if it is not A or B of one of `targets`.
 std::string linear_of(const std::string& tensor, const std::vector<std::string>& targets) {
-  if (!tensor.starts_with(kPrefix) || !(tensor.ends_with(kA) || tensor.ends_with(kB))) return {};
+  if (!tensor.starts_with(kPeftPrefix) || !(tensor.ends_with(kA) || tensor.ends_with(kB)))
+    return {};
   const std::string linear =
-      tensor.substr(kPrefix.size(), tensor.size() - kPrefix.size() - kA.size());
+      tensor.substr(kPeftPrefix.size(), tensor.size() - kPeftPrefix.size() - kA.size());
   const auto dot = linear.rfind('.');
   if (dot == std::string::npos ||
       std::find(targets.begin(), targets.end(), linear.substr(dot + 1)) == targets.end())
@@ -103,8 +103,10 @@ PeftAdapter::PeftAdapter(const fs::path& directory) : directory_(directory) {
       throw DataError("{}: peft_type is {}; only LORA is supported", where, type.dump());
     rank_ = config.at("r").get<std::int64_t>();
     alpha_ = config.at("lora_alpha").get<double>();
-    if (rank_ < 1 || rank_ > 1024 || !std::isfinite(alpha_) || alpha_ < 0)
-      throw DataError("{}: r or lora_alpha is out of range", where);
+    if (rank_ < 1 || rank_ > kMaxLoraRank || !(alpha_ >= 0 && alpha_ <= kMaxLoraAlpha)) {
+      throw DataError("{}: r must be from 1 to {}, lora_alpha from 0 to {}", where, kMaxLoraRank,
+                      kMaxLoraAlpha);
+    }
     if (config.value("use_rslora", nlohmann::json()) == true) {
       throw DataError(
           "{}: use_rslora is not supported; set it to false and lora_alpha to {} (lora_alpha·√r), "
@@ -149,7 +151,7 @@ PeftAdapter::PeftAdapter(const fs::path& directory) : directory_(directory) {
       throw ShapeError("{}: tensor {} has shape [{}], but {} says rank {}", weights_file.string(),
                        name, fmt::join(entry.shape, ","), kConfigFile, rank_);
     }
-    const std::string other = fmt::format("{}{}{}", kPrefix, linear, is_a ? kB : kA);
+    const std::string other = fmt::format("{}{}{}", kPeftPrefix, linear, is_a ? kB : kA);
     if (!weights_->contains(other))
       throw DataError("{}: has {} but no {}", weights_file.string(), name, other);
     linears_.insert(linear);
@@ -160,18 +162,18 @@ PeftAdapter::PeftAdapter(const fs::path& directory) : directory_(directory) {
 std::string PeftAdapter::fingerprint() const { return sha256_file(weights_->path()); }
 
 at::Tensor PeftAdapter::a_rI(const std::string& linear) const {
-  return weights_->tensor(fmt::format("{}{}{}", kPrefix, linear, kA));
+  return weights_->tensor(fmt::format("{}{}{}", kPeftPrefix, linear, kA));
 }
 
 at::Tensor PeftAdapter::b_Or(const std::string& linear) const {
-  return weights_->tensor(fmt::format("{}{}{}", kPrefix, linear, kB));
+  return weights_->tensor(fmt::format("{}{}{}", kPeftPrefix, linear, kB));
 }
 
 void PeftAdapter::load(const std::vector<Parameter>& parameters) const {
   const at::NoGradGuard no_grad;
   std::size_t loaded = 0;
   for (const Parameter& parameter : parameters) {
-    if (!parameter.name.starts_with(kPrefix)) continue;
+    if (!parameter.name.starts_with(kPeftPrefix)) continue;
     if (!weights_->contains(parameter.name)) {
       throw DataError(
           "{}: has no tensor {}, which the model asks for (an adapter of another base?)",
@@ -188,11 +190,12 @@ void PeftAdapter::load(const std::vector<Parameter>& parameters) const {
           weights_->path().string(), parameter.name, fmt::join(stored.sizes(), ","),
           fmt::join(shape, ","));
     }
-    if (!at::isfinite(stored).all().item<bool>()) {
-      throw DataError("{}: tensor {} holds NaN or infinity", weights_->path().string(),
-                      parameter.name);
-    }
     at::Tensor(parameter.value).copy_(slice ? slice->of(stored, parameter.value) : stored);
+    if (!at::isfinite(parameter.value).all().item<bool>()) {
+      throw DataError("{}: tensor {} holds NaN, infinity or a number too large for {}",
+                      weights_->path().string(), parameter.name,
+                      at::toString(parameter.value.scalar_type()));
+    }
     ++loaded;
   }
   if (loaded == weights_->entries().size()) return;

@@ -6,12 +6,16 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/safetensors.hpp"
 #include "dist/parameter.hpp"
 
 namespace graphlora {
+
+/// What PEFT puts before the names of the base model's linears.
+inline constexpr std::string_view kPeftPrefix = "base_model.model.";
 
 class PeftAdapter {
  public:

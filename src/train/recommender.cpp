@@ -119,8 +119,8 @@ ModelConfig model_config_from_json(const nlohmann::json& json, const std::string
     return value >= least && value <= most;
   };
   require(one_of(c.precision, {"bf16", "fp32", "fp64"}), "precision");
-  require(within(c.lora.rank, 1, 4096), "lora.rank");
-  require(within(c.lora.alpha, 0.0, 1e6), "lora.alpha");
+  require(within(c.lora.rank, 1, kMaxLoraRank), "lora.rank");
+  require(within(c.lora.alpha, 0.0, kMaxLoraAlpha), "lora.alpha");
   require(within(c.lora.dropout, 0.0, 0.99), "lora.dropout");
   for (const std::string& target : c.lora.targets)
     require(std::find(kTargetNames.begin(), kTargetNames.end(), target) != kTargetNames.end(),

@@ -352,10 +352,8 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     GraphMemory memory;
     job.agree([&] { memory = predict_memory(model, config.optimizer.type == "adamw"); });
     const std::string text = describe_memory(memory, world);
-    if (root) {
-      log::info("{}", text);
-      report_llm_memory(model, config);
-    }
+    if (root) log::info("{}", text);
+    report_llm_memory(job, model, config);
   }
   job.agree([&] {
     stepper = std::make_unique<Stepper>(model, config, config.steps);

@@ -66,7 +66,7 @@ std::int64_t parameter_bytes(ProcessGrid& grid) {
 /// Over CPU and GPU, MPI and NCCL.
 class SumsOfGradients : public test::OnSetting {};
 
-TEST(ReductionTable, IsTheDesigns) {
+TEST(ReductionTable, EveryPlacementHasItsAxis) {
   const std::map<Placement, std::pair<Axis, bool>> design{
       {Placement::lora_a_column, {Axis::data, false}},
       {Placement::lora_b_column, {Axis::data, true}},
@@ -214,6 +214,21 @@ TEST(ProcessGrid, IsTensorFastest) {
 TEST(ProcessGrid, RefusesSizesThatDoNotDivide) {
   for (const int t : {0, -1, 5, world().size() + 1})
     EXPECT_THROW(ProcessGrid(test::job().world(), t), ConfigError) << t;
+}
+
+TEST(ProcessGrid, RefusesReplicasOnTwoHosts) {
+  const int size = world().size(), last = size - 1;
+  if (size == 1) GTEST_SKIP() << "needs two ranks";
+  const std::string host = world().rank() == last ? "b" : "a";
+  try {
+    const ProcessGrid grid(test::job().world(), size, host);
+    ADD_FAILURE() << "accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find(fmt::format("ranks 0 and {} share", last)),
+              std::string::npos)
+        << error.what();
+  }
+  EXPECT_NO_THROW(ProcessGrid(test::job().world(), 1, host));
 }
 
 }  // namespace

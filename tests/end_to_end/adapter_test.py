@@ -249,5 +249,9 @@ with tempfile.TemporaryDirectory() as scratch:
     train(out, base, *go_on, "--init-adapter", work / "from_all/step-000000/adapter")
     refused("--init-adapter", "train", "--data", data, "--model", base, "--pretrained", work / "pretrained", "--output",
             out, "--batch-size", 8, *go_on, "--init-adapter", plain, code=2)
+    # Nor is that adapter still needed, named or not.
+    (work / "from_all").rename(work / "moved")
+    train(out, base, "--steps", 3, "--resume")
+    train(out, base, "--steps", 4, "--resume", "--init-adapter", work / "from_all/step-000000/adapter")
     print(f"merged as PEFT does, largest distance in units in the last place {worst}; "
           f"{len(tries)} adapters refused by name")
