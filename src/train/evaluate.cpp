@@ -22,7 +22,8 @@ std::string csv_field(std::string_view text) {
 }  // namespace
 
 std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
-                              std::int64_t micro_batch, const std::string& progress_label) {
+                              std::int64_t micro_batch, const std::string& progress_label,
+                              bool stops_on_signal) {
   const at::NoGradGuard guard;
   const ProcessGrid& grid = *model.workspace().grid;
   const PromptBuilder& prompts = model.prompts();
@@ -62,6 +63,10 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
             score_S.const_data_ptr<float>()[s];
     }
     progress.update(end);
+    if (!stops_on_signal) continue;
+    const at::Tensor interrupted = at::full({1}, Job::interrupted() ? 1 : 0, at::kLong);
+    grid.world().all_reduce(interrupted, ReduceOp::max, Traffic::metrics).wait();
+    if (interrupted.item<std::int64_t>() != 0) return {};
   }
 
   // Each score stands on the ranks of one replica, the others hold 0.

@@ -399,7 +399,11 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     if (!due || result.state.evaluated_step == step || valid_rows.empty()) return;
     const auto eval_start = Clock::now();
     const std::vector<float> scores =
-        score_rows(model, valid_rows, config.micro_batch, "validating");
+        score_rows(model, valid_rows, config.micro_batch, "validating", /*stops_on_signal=*/true);
+    if (scores.empty()) {  // a resumed run does it first
+      result.interrupted = true;
+      return;
+    }
     // One rank computes and decides, and all follow.
     at::Tensor auc = at::full({1}, -1.0, at::kDouble);
     job.agree([&] {

@@ -144,6 +144,61 @@ TEST_F(ResumeTest, AnInterruptedRunEndsWithTheSameBytes) {
   EXPECT_EQ(metrics("whole").size(), 2U * kSteps);
 }
 
+/// A long validation does not hold up a signal, and is made up for by the run that goes on.
+TEST_F(ResumeTest, AValidationIsInterrupted) {
+  std::string ratings = "user,item,time,rating,title\n";
+  for (int user = 0; user < 300; ++user) {
+    for (int i = 0; i < 20; ++i)
+      ratings += fmt::format("u{},i{},{},{},Title {}\n", user, (user * 3 + i * 2) % 50,
+                             1000 + 10 * i + user, 1 + (user + i * 2) % 5, i);
+  }
+  write_file(root() / "many.csv", ratings);
+  for (const Words& words :
+       {Words{"prepare", "--input", at("many.csv"), "--format", "csv", "--output", at("many"),
+              "--split", "user-time", "--split.valid", "0.6"},
+        Words{"pretrain", "--data", at("many"), "--output", at("many_pretrained"),
+              "--pretrain.width", "6", "--pretrain.epochs", "1"}}) {
+    const ProcessResult result = graphlora_run(words);
+    ASSERT_EQ(result.code, 0) << words[0] << ": " << result.err;
+  }
+  const auto flags = [](const char* output) {
+    return Words{"train",
+                 "--data",
+                 at("many"),
+                 "--model",
+                 "tests/golden/tiny_llama",
+                 "--pretrained",
+                 at("many_pretrained"),
+                 "--output",
+                 at(output),
+                 "--prompt.templates",
+                 at("templates.txt"),
+                 "--steps",
+                 "1",
+                 "--batch-size",
+                 "4",
+                 "--precision",
+                 "fp32",
+                 "--eval-every",
+                 "1",
+                 "--resume"};
+  };
+  ASSERT_EQ(graphlora_run(flags("validated")).code, 0);
+  const fs::path log = root() / "stopped" / "metrics.jsonl";
+  // The line of step 1 is written before the validation begins.
+  const ProcessResult stopped = graphlora_run(flags("stopped"), [&] {
+    std::error_code ignored;
+    const auto size = fs::file_size(log, ignored);
+    return !ignored && size > 0;
+  });
+  ASSERT_EQ(stopped.code, 5) << stopped.err;
+  EXPECT_EQ(metrics("stopped").size(), 1U) << "the validation was over before the signal came";
+  EXPECT_EQ(read_file(root() / "stopped" / "LATEST"), "step-000001\n");
+  ASSERT_EQ(graphlora_run(flags("stopped")).code, 0);
+  EXPECT_EQ(metrics("stopped"), metrics("validated"));
+  EXPECT_EQ(metrics("validated").size(), 2U);
+}
+
 TEST_F(ResumeTest, AStoppedRunStaysStopped) {
   const Words patience{"--train.patience", "2", "--optim.lr", "0"};
   ASSERT_EQ(graphlora_run(train("early", patience)).code, 0);
