@@ -11,18 +11,10 @@
 namespace graphlora {
 namespace {
 
-constexpr std::array kNames{kAllReduce, kBroadcast, kAllGather, kAllToAll,
-                            kReduceScatter, kBarrier, kSplit};
+constexpr std::array kNames{kAllReduce,     kBroadcast, kAllGather, kAllToAll,
+                            kReduceScatter, kBarrier,   kSplit};
 /// In the order of the names.
-enum class Kind {
-  all_reduce,
-  broadcast,
-  all_gather,
-  all_to_all,
-  reduce_scatter,
-  barrier,
-  split
-};
+enum class Kind { all_reduce, broadcast, all_gather, all_to_all, reduce_scatter, barrier, split };
 
 /// What a rank is about to do, in numbers that can be sent.
 struct Intent {
@@ -30,15 +22,19 @@ struct Intent {
   Traffic traffic = Traffic::control;
   at::ScalarType type = at::kByte;
   bool on_gpu = false;
-  std::int64_t size = 0;  ///< elements of a tensor, bytes of a row
-  std::int64_t how = 0;   ///< the root, the reduction
+  std::int64_t size = 0;                              ///< elements of a tensor, bytes of a row
+  std::int64_t how = 0;                               ///< the root, the reduction
   std::vector<std::int64_t> send = {}, receive = {};  ///< rows to and from each rank, if of rows
 
   static constexpr std::int64_t kFields = 6;
 
   std::vector<std::int64_t> encode(int ranks) const {
-    std::vector<std::int64_t> code{static_cast<std::int64_t>(kind), static_cast<std::int64_t>(traffic),
-                                   static_cast<std::int64_t>(type), on_gpu ? 1 : 0, size, how};
+    std::vector<std::int64_t> code{static_cast<std::int64_t>(kind),
+                                   static_cast<std::int64_t>(traffic),
+                                   static_cast<std::int64_t>(type),
+                                   on_gpu ? 1 : 0,
+                                   size,
+                                   how};
     for (const auto* counts : {&send, &receive}) {
       for (int r = 0; r < ranks; ++r)
         code.push_back(counts->empty() ? -1 : (*counts)[static_cast<std::size_t>(r)]);
@@ -62,7 +58,9 @@ std::string describe(std::span<const std::int64_t> code, int ranks) {
   } else {
     text += fmt::format(", rows of {} bytes ({})", code[4], type);
     if (kind != Kind::all_to_all)
-      text += fmt::format(", {} a rank", fmt::join(code.subspan(Intent::kFields, static_cast<std::size_t>(ranks)), ","));
+      text += fmt::format(
+          ", {} a rank",
+          fmt::join(code.subspan(Intent::kFields, static_cast<std::size_t>(ranks)), ","));
   }
   return text + (code[3] != 0 ? ", on a GPU" : "");
 }
@@ -79,14 +77,26 @@ class CheckedCommunicator final : public Communicator {
 
   Handle all_reduce(at::Tensor tensor, ReduceOp op, Traffic traffic) override {
     check_tensor(*this, tensor, kAllReduce, "tensor");
-    compare({Kind::all_reduce, traffic, tensor.scalar_type(), tensor.is_cuda(), tensor.numel(),
-             static_cast<std::int64_t>(op), {}, {}});
+    compare({Kind::all_reduce,
+             traffic,
+             tensor.scalar_type(),
+             tensor.is_cuda(),
+             tensor.numel(),
+             static_cast<std::int64_t>(op),
+             {},
+             {}});
     return inner_->all_reduce(std::move(tensor), op, traffic);
   }
   Handle broadcast(at::Tensor tensor, int root, Traffic traffic) override {
     check_tensor(*this, tensor, kBroadcast, "tensor");
-    compare({Kind::broadcast, traffic, tensor.scalar_type(), tensor.is_cuda(), tensor.numel(), root,
-             {}, {}});
+    compare({Kind::broadcast,
+             traffic,
+             tensor.scalar_type(),
+             tensor.is_cuda(),
+             tensor.numel(),
+             root,
+             {},
+             {}});
     return inner_->broadcast(std::move(tensor), root, traffic);
   }
   Handle all_gather_rows(at::Tensor send, at::Tensor receive, std::span<const std::int64_t> counts,
@@ -125,8 +135,7 @@ class CheckedCommunicator final : public Communicator {
 
  private:
   static Intent of_rows(Kind kind, Traffic traffic, const at::Tensor& rows,
-                        std::span<const std::int64_t> send,
-                        std::span<const std::int64_t> receive) {
+                        std::span<const std::int64_t> send, std::span<const std::int64_t> receive) {
     return {kind,
             traffic,
             rows.scalar_type(),
@@ -144,8 +153,9 @@ class CheckedCommunicator final : public Communicator {
     const auto width = static_cast<std::int64_t>(own.size());
     const at::Tensor send = at::tensor(own, at::kLong).unsqueeze(0);
     const at::Tensor all = at::empty({ranks, width}, at::kLong);
-    apart_->all_gather_rows(send, all, std::vector<std::int64_t>(static_cast<std::size_t>(ranks), 1),
-                            Traffic::control)
+    apart_
+        ->all_gather_rows(send, all, std::vector<std::int64_t>(static_cast<std::size_t>(ranks), 1),
+                          Traffic::control)
         .wait();
     const auto code = [&](int r) {
       return std::span(all.const_data_ptr<std::int64_t>() + r * width,

@@ -139,19 +139,18 @@ std::string ranks_text(const std::vector<int>& ranks) {
 using Members = std::vector<const Recording*>;
 
 const Operation* on_axis(const Recording& recording, std::size_t axis, std::int64_t number) {
-  const auto found =
-      std::find_if(recording.operations.begin(), recording.operations.end(), [&](const auto& one) {
-        return one.axis == axis && one.axis_sequence == number;
-      });
+  const auto found = std::find_if(
+      recording.operations.begin(), recording.operations.end(),
+      [&](const auto& one) { return one.axis == axis && one.axis_sequence == number; });
   return found == recording.operations.end() ? nullptr : &*found;
 }
 
 /// Ranks that have not come to an operation which others are in.
 void find_behind(std::size_t axis, const Members& members, std::vector<std::string>& findings) {
   const auto count = [&](const Recording* one) { return one->axes[axis].operations; };
-  const auto [least, most] = std::minmax_element(
-      members.begin(), members.end(),
-      [&](const Recording* a, const Recording* b) { return count(a) < count(b); });
+  const auto fewer = [&](const Recording* a, const Recording* b) { return count(a) < count(b); };
+  const auto least = std::min_element(members.begin(), members.end(), fewer);
+  const auto most = std::max_element(members.begin(), members.end(), fewer);
   if (count(*least) == count(*most)) return;
   std::vector<int> behind;
   for (const Recording* one : members)
@@ -207,8 +206,7 @@ Json describe_recording(const fs::path& file) {
   const Recording recording = read_recording(file);
   Json axes = Json::array();
   for (const Axis& axis : recording.axes) {
-    axes.push_back(
-        {{"name", axis.name}, {"ranks", axis.ranks}, {"operations", axis.operations}});
+    axes.push_back({{"name", axis.name}, {"ranks", axis.ranks}, {"operations", axis.operations}});
   }
   Json last = Json::object();
   const std::size_t kept = recording.operations.size();
@@ -256,8 +254,9 @@ Json compare_recordings(const fs::path& directory) {
   for (int rank = 0; rank < ranks; ++rank)
     if (!by_rank.contains(rank)) missing.push_back(rank);
   if (!missing.empty()) {
-    findings.push_back(fmt::format(
-        "{} left no recording: stopped, dead, or ended by the launcher before", ranks_text(missing)));
+    findings.push_back(
+        fmt::format("{} left no recording: stopped, dead, or ended by the launcher before",
+                    ranks_text(missing)));
   }
   // Ranks register their axes in the same order.
   std::map<std::tuple<std::size_t, std::string, std::vector<int>>, Members> axes;
@@ -281,12 +280,8 @@ Json compare_recordings(const fs::path& directory) {
                                           {"sequence", recording.sequence},
                                           {"doing", doing_text(recording)}};
   }
-  return {{"kind", "flight recordings"},
-          {"path", directory.string()},
-          {"ranks", ranks},
-          {"missing", missing},
-          {"of_earlier_jobs", older},
-          {"findings", numbered},
+  return {{"kind", "flight recordings"}, {"path", directory.string()}, {"ranks", ranks},
+          {"missing", missing},          {"of_earlier_jobs", older},   {"findings", numbered},
           {"recordings", each}};
 }
 

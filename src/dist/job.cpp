@@ -98,6 +98,7 @@ auto blocked(FlightRecorder& recorder, FlightAxis& axis, const char* name, Call 
 struct Failure {
   ExitCode code = ExitCode::ok;
   std::string cause;
+  bool of_one_rank = false;  ///< by its nature: a wrong file is found by all
 };
 
 /// `allocator`: what the allocator says; may be empty.
@@ -127,14 +128,14 @@ Failure current_failure() {
   } catch (const Error& error) {
     return {error.code(), error.what()};
   } catch (const std::bad_alloc&) {
-    return {ExitCode::internal, out_of_memory("")};
+    return {ExitCode::internal, out_of_memory(""), true};
   } catch (const std::system_error& error) {
     return {ExitCode::data, error.what()};  // file systems, and streams that can't be written
   } catch (const nlohmann::json::exception& error) {
     return {ExitCode::data, error.what()};
   } catch (const c10::Error& error) {
     if (const auto failed = allocator_failure(error))
-      return {ExitCode::internal, out_of_memory(*failed)};
+      return {ExitCode::internal, out_of_memory(*failed), true};
     return {ExitCode::internal, error.what_without_backtrace()};
   } catch (const std::exception& error) {
     return {ExitCode::internal, error.what()};
@@ -211,9 +212,8 @@ Job::Job(int* argc, char*** argv, JobGuard guard)
       life_(recorder_->add_axis("job", {})) {
   // Read before MPI starts, which may set such variables itself.
   mpirun_ = under_mpirun();
-  const bool launched = std::any_of(kLaunchers.begin(), kLaunchers.end(), [](const char* mark) {
-    return std::getenv(mark) != nullptr;
-  });
+  const bool launched = std::any_of(kLaunchers.begin(), kLaunchers.end(),
+                                    [](const char* mark) { return std::getenv(mark) != nullptr; });
   recorder_->set_place(launched_place());
   if (launched && guard_.timeout.count() > 0)
     watchdog_ = std::make_unique<Watchdog>(recorder_, guard_.timeout, guard_.recordings);
@@ -296,8 +296,7 @@ void Job::set_step(std::int64_t step) {
 /// What this rank did last, for whoever looks for the cause; of a single rank that says nothing.
 void Job::write_recording(const char* reason, const std::string& message) const {
   if (guard_.recordings.empty() || world_->size() == 1) return;
-  const std::filesystem::path path =
-      guard_.recordings / flight_file_name(recorder_->place().rank);
+  const std::filesystem::path path = guard_.recordings / flight_file_name(recorder_->place().rank);
   try {
     make_directories(guard_.recordings);
     write_file(path, recorder_->to_json(reason, message)
@@ -353,7 +352,7 @@ void Job::agree(const std::function<void()>& body) {
   const int failed = static_cast<int>(first.item<std::int64_t>());
   if (failed == size) return;
 
-  if (failed != 0 && world_->rank() == failed)
+  if (world_->rank() == failed && size > 1 && (failed != 0 || failure.of_one_rank))
     failure.cause = fmt::format("{} (rank {} on {})", failure.cause, failed, host_name());
   const at::Tensor code = at::full({1}, static_cast<std::int64_t>(failure.code), at::kLong);
   world_->broadcast(code, failed, Traffic::control).wait();
@@ -404,8 +403,8 @@ void Job::use_device(const std::string& device, const std::string& comm) {
             world_->size() == 1 && !nccl ? "nothing to exchange" : over);
   // With a watchdog, it is the one that says when waiting has lasted too long.
   if (nccl) {
-    world_ = guarded(make_nccl_communicator(
-        mpi_world_, device_, watchdog_ ? std::chrono::hours(24 * 365) : kNcclLimit));
+    world_ = guarded(make_nccl_communicator(mpi_world_, device_,
+                                            watchdog_ ? std::chrono::hours(24 * 365) : kNcclLimit));
   }
 }
 

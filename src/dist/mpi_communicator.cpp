@@ -376,9 +376,9 @@ Handle MpiCommunicator::reduce_scatter_rows(at::Tensor send, at::Tensor receive,
   const at::Tensor from = on_host(send.detach(), /*filled=*/true).to(reduced);
   const at::Tensor host = on_host(result, /*filled=*/false);
   const at::Tensor to = reduced == given ? host : at::empty_like(host, reduced);
-  auto running = std::make_unique<Running>(*this, kReduceScatter, counter,
-                                           note(kReduceScatter, traffic, sent),
-                                           std::vector{from, host, to, result});
+  auto running =
+      std::make_unique<Running>(*this, kReduceScatter, counter, note(kReduceScatter, traffic, sent),
+                                std::vector{from, host, to, result});
   const auto* source = static_cast<const char*>(from.data_ptr());
   auto* target = static_cast<char*>(to.data_ptr());
   const std::int64_t width = row_bytes(from);

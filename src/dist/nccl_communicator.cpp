@@ -581,9 +581,9 @@ Handle NcclCommunicator::issue(const char* name, Traffic traffic, std::int64_t b
   reap();
   count(traffic, bytes);
   group_begin();
-  auto pending = std::make_shared<Pending>(
-      Pending{name, note(name, traffic, bytes), &counter_of(traffic), counters(), tree_->launch,
-              std::move(keep)});
+  auto pending =
+      std::make_shared<Pending>(Pending{name, note(name, traffic, bytes), &counter_of(traffic),
+                                        counters(), tree_->launch, std::move(keep)});
   auto running = std::make_unique<Running>(*this, pending, std::move(finish));
   pending->issued.record(c10::cuda::getCurrentCUDAStream(tree_->device.index()));
   pending->issued.block(tree_->stream);

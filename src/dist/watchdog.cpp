@@ -199,13 +199,13 @@ void Watchdog::answer() {
   ++beat_;
   const Sign sign = own_sign();
   make_directories(directory_);
-  write_file(sign_file(recorder_->place().rank), nlohmann::json{{"run", sign.run},
-                                                                {"beat", sign.beat},
-                                                                {"waits", sign.waits},
-                                                                {"idle", sign.idle},
-                                                                {"doing", sign.doing}}
-                                                     .dump(-1, ' ', false,
-                                                           nlohmann::json::error_handler_t::replace));
+  write_file(sign_file(recorder_->place().rank),
+             nlohmann::json{{"run", sign.run},
+                            {"beat", sign.beat},
+                            {"waits", sign.waits},
+                            {"idle", sign.idle},
+                            {"doing", sign.doing}}
+                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   answered_ = true;
   answered_at_ = now;
 }
@@ -297,8 +297,8 @@ void Watchdog::judge(const FlightRecorder::Wait& wait) {
                           all));
   }
   // Newcomers have only now come to their operation: it may be what the others have waited for.
-  const auto first_waiting = std::find_if(now.begin(), now.end(),
-                                          [](const auto& sign) { return sign.second.waits > 0; });
+  const auto first_waiting =
+      std::find_if(now.begin(), now.end(), [](const auto& sign) { return sign.second.waits > 0; });
   if (!working.empty() && warned_ != wait.sequence && first_waiting->first == place.rank) {
     warned_ = wait.sequence;
     print_line(fmt::format("note: {}; {} is alive and at work, since {}", waited_text(wait),

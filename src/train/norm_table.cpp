@@ -70,8 +70,8 @@ std::string norm_table(const std::vector<Parameter>& parameters, const Embedding
   }
   grid.world().all_reduce(sums, ReduceOp::sum, Traffic::metrics).wait();
 
-  std::string text = fmt::format("{:<12}{:>14}{:>14}{:>12}{:>14}{:>12}\n", "group", "numbers", "norm",
-                                 "not finite", "gradient", "not finite");
+  std::string text = fmt::format("{:<12}{:>14}{:>14}{:>12}{:>14}{:>12}\n", "group", "numbers",
+                                 "norm", "not finite", "gradient", "not finite");
   for (std::int64_t group = 0; group < kGroups; ++group) {
     const double* of = row(static_cast<Group>(group));
     if (of[kNumbers] == 0) continue;

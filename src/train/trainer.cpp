@@ -240,8 +240,7 @@ StepResult Stepper::step(std::int64_t step) {
         "step {}: loss {}, gradient norm {}: training diverged; lower the learning rates or set "
         "--optim.clip; dataset rows of the batch: {}",
         step, result.loss, result.grad_norm, fmt::join(plan.batch.rows, ","));
-    result.norms =
-        norm_table(optimizer_.parameters(), model_.table(), embedding_gradient, grid);
+    result.norms = norm_table(optimizer_.parameters(), model_.table(), embedding_gradient, grid);
     return result;
   }
   if (config_.clip > 0 && result.grad_norm > config_.clip) {

@@ -17,7 +17,6 @@
 namespace graphlora {
 namespace {
 
-
 constexpr const char* kReduce = "all-reduce";
 constexpr const char* kGather = "all-gather of rows";
 constexpr const char* kMetrics = "metrics";
@@ -45,7 +44,8 @@ TEST(FlightRecorder, KeepsTheLastThousandInOrder) {
     EXPECT_EQ(one.at("step"), (number - 1) / 10);
     EXPECT_EQ(one.at("axis"), (number - 1) % 5 == 0 ? 1 : 0);
     EXPECT_EQ(one.at("completed").is_null(), number == 2500);
-    EXPECT_EQ(one.at("peers"), (number - 1) % 5 == 0 ? nlohmann::json({1}) : nlohmann::json({0, 1}));
+    EXPECT_EQ(one.at("peers"),
+              (number - 1) % 5 == 0 ? nlohmann::json({1}) : nlohmann::json({0, 1}));
   }
   EXPECT_EQ(operations.back().at("axis_sequence"), 2000);
   EXPECT_EQ(json.at("axes").at(1).at("operations"), 500);
@@ -98,11 +98,10 @@ TEST(FlightRecorder, AReaderNeverSeesHalfAnOperation) {
       if (!one) continue;
       ++read;
       const auto i = static_cast<std::int64_t>(one->sequence);
-      const bool same = one->sequence == id && one->bytes == i * 7 && one->step == i * 3 &&
-                        one->axis == (i % 2 == 0 ? 0 : 1) &&
-                        one->name == (i % 2 == 0 ? kReduce : kGather) &&
-                        one->axis_sequence == static_cast<std::uint64_t>((i + 1) / 2) &&
-                        one->issued > 0;
+      const bool same =
+          one->sequence == id && one->bytes == i * 7 && one->step == i * 3 &&
+          one->axis == (i % 2 == 0 ? 0 : 1) && one->name == (i % 2 == 0 ? kReduce : kGather) &&
+          one->axis_sequence == static_cast<std::uint64_t>((i + 1) / 2) && one->issued > 0;
       wrong += same ? 0 : 1;
     }
     const FlightRecorder::Wait wait = recorder.waiting();
@@ -177,12 +176,14 @@ TEST_F(FlightReport, NamesTheRankThatIsBehindAndItsOperation) {
 }
 
 TEST_F(FlightReport, NamesRanksWithoutRecordingAndTheFirstMismatch) {
-  write({Rank{{kReduce, kReduce}}, Rank{{kReduce, kGather}}, std::nullopt, Rank{{kReduce, kReduce}}},
-        5);
+  write(
+      {Rank{{kReduce, kReduce}}, Rank{{kReduce, kGather}}, std::nullopt, Rank{{kReduce, kReduce}}},
+      5);
   const std::string text = findings();
   EXPECT_TRUE(has(text, "rank 2 left no recording")) << text;
-  EXPECT_TRUE(has(text, "world #2: the ranks are not in the same operation: rank 1 in all-gather of "
-                        "rows of metrics; ranks 0, 3 in all-reduce of metrics, 8 bytes"))
+  EXPECT_TRUE(has(text,
+                  "world #2: the ranks are not in the same operation: rank 1 in all-gather of "
+                  "rows of metrics; ranks 0, 3 in all-reduce of metrics, 8 bytes"))
       << text;
   EXPECT_EQ(compare_recordings(directory_.path()).at("missing"), nlohmann::json({2}));
 }

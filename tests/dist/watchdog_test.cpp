@@ -139,8 +139,9 @@ TEST_F(WatchdogTest, AStoppedRankIsNamedWithinTheLimit) {
     EXPECT_LT(ending.after, kLimitSeconds + 5);
     EXPECT_EQ(lines(ending.err), 1) << ending.err;
     EXPECT_TRUE(has(ending.err, fmt::format("error: rank {} on host waited ", rank))) << ending.err;
-    EXPECT_TRUE(has(ending.err, " s in all-reduce #2 (world #2, 8 bytes of metrics, ranks 0,1,2, "
-                                "step 7): rank 1 on host does not respond"))
+    EXPECT_TRUE(has(ending.err,
+                    " s in all-reduce #2 (world #2, 8 bytes of metrics, ranks 0,1,2, "
+                    "step 7): rank 1 on host does not respond"))
         << ending.err;
   }
   const auto report = compare_recordings(recordings());
