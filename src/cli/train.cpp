@@ -3,6 +3,7 @@
 #include <chrono>
 #include <optional>
 #include <set>
+#include <sstream>
 
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
@@ -10,6 +11,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "dist/rank_map.hpp"
 #include "graph/anchor_shares.hpp"
 #include "train/embedding_store.hpp"
 #include "train/peft_adapter.hpp"
@@ -248,6 +250,15 @@ void report_anchor_shares(const std::filesystem::path& partition, const CutRule&
   if (!warning.empty()) log::warn("{}", warning);
 }
 
+/// Where the ranks of a job run, if there are several. Collective.
+void report_places(Job& job) {
+  if (job.world()->size() == 1) return;
+  const std::vector<RankPlace> places = gather_rank_map(job);
+  if (job.world()->rank() != 0) return;
+  std::istringstream lines(describe_rank_map(places));
+  for (std::string line; std::getline(lines, line);) log::info("{}", line);
+}
+
 /// The rank, alpha and targets of the adapter that a run starts from. Throws ConfigError where
 /// others were asked for.
 void take_adapter(const OptionTable& table, const PeftAdapter& adapter, LoraConfig& lora) {
@@ -287,6 +298,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     options.train.init_adapter = {options.init_adapter, init_adapter->fingerprint()};
   });
   apply_common_options(options.common, job);
+  report_places(job);
   TrainConfig& config = options.train;
   config.output = options.output;
   config.seed = static_cast<std::uint64_t>(options.common.seed);

@@ -80,4 +80,14 @@ std::string gpu_name(at::Device device) {
 #endif
 }
 
+std::string gpu_address(at::Device device) {
+#ifdef GRAPHLORA_HAS_CUDA
+  const cudaDeviceProp found = properties(device);
+  return fmt::format("{:04x}:{:02x}:{:02x}.0", found.pciDomainID, found.pciBusID,
+                     found.pciDeviceID);
+#else
+  return device.str();
+#endif
+}
+
 }  // namespace graphlora

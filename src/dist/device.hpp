@@ -21,4 +21,8 @@ std::array<std::int64_t, 2> gpu_uuid(at::Device device);
 /// Its name, like "NVIDIA H100 80GB HBM3".
 std::string gpu_name(at::Device device);
 
+/// Its PCI address, like "0000:1b:00.0": tells the GPUs of a host apart, whatever part of them a
+/// process sees. Parts of one GPU (MIG) have the same.
+std::string gpu_address(at::Device device);
+
 }  // namespace graphlora
