@@ -48,11 +48,20 @@ void fail(Check& check, std::string seen, std::string remedy) {
 
 std::string reason() { return std::strerror(errno); }
 
+/// Writes all of `text`; where that fails errno says why.
+bool write_all(int file, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = write(file, text.data(), text.size());
+    if (written < 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return true;
+}
+
 /// Writes `text` to a file at `path` and syncs it.
 bool write_synced(const fs::path& path, const std::string& text) {
   const Descriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
-  return file >= 0 && write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-         fsync(file) == 0;
+  return file >= 0 && write_all(file, text) && fsync(file) == 0;
 }
 
 Check check_sync(const fs::path& scratch) {
@@ -95,9 +104,9 @@ void read_on(const fs::path& path, Readings& readings) {
       continue;
     }
     const ssize_t size = read(file, text.data(), text.size());
-    const bool whole = size == static_cast<ssize_t>(kBytes) &&
-                       std::string_view(text.data(), kBytes).find_first_not_of(text[0]) ==
-                           std::string_view::npos;
+    const bool whole =
+        size == static_cast<ssize_t>(kBytes) &&
+        std::string_view(text.data(), kBytes).find_first_not_of(text[0]) == std::string_view::npos;
     ++(whole ? readings.whole : readings.torn);
   }
 }
@@ -113,8 +122,7 @@ Check check_rename(const fs::path& scratch) {
   for (int i = 0; done && i < kRenames; ++i) {
     const Descriptor file(next, O_WRONLY | O_CREAT | O_TRUNC);
     const std::string text(kBytes, static_cast<char>('a' + i % 26));
-    done = file >= 0 && write(file, text.data(), text.size()) == static_cast<ssize_t>(kBytes) &&
-           std::rename(next.c_str(), target.c_str()) == 0;
+    done = file >= 0 && write_all(file, text) && std::rename(next.c_str(), target.c_str()) == 0;
     if (!done) why = reason();
   }
   readings.stop = true;
@@ -130,8 +138,7 @@ Check check_rename(const fs::path& scratch) {
                      kRenames, readings.missing.load(), readings.torn.load()),
          kRemedy);
   } else {
-    check.seen =
-        fmt::format("{} times, {} reads saw whole files", kRenames, readings.whole.load());
+    check.seen = fmt::format("{} times, {} reads saw whole files", kRenames, readings.whole.load());
   }
   return check;
 }
@@ -142,10 +149,10 @@ Check check_exchange(const fs::path& scratch) {
   std::error_code error;
   fs::create_directory(first, error);
   fs::create_directory(second, error);
-  const bool done = write_synced(first / "mark", "1") &&
-                    renameat2(AT_FDCWD, first.c_str(), AT_FDCWD, second.c_str(),
-                              RENAME_EXCHANGE) == 0 &&
-                    fs::exists(second / "mark", error) && !fs::exists(first / "mark", error);
+  const bool done =
+      write_synced(first / "mark", "1") &&
+      renameat2(AT_FDCWD, first.c_str(), AT_FDCWD, second.c_str(), RENAME_EXCHANGE) == 0 &&
+      fs::exists(second / "mark", error) && !fs::exists(first / "mark", error);
   check.seen = done ? "directories change places in one step" : "directories can't: " + reason();
   if (!done) {
     check.verdict = Verdict::warn;
@@ -249,8 +256,8 @@ std::vector<Check> check_directory(const fs::path& directory, std::uint64_t need
   Check place = files_check("directory");
   std::error_code error;
   if (!fs::is_directory(directory, error)) {
-    fail(place, fmt::format("{}: {}", directory.string(),
-                            error ? error.message() : "is not a directory"),
+    fail(place,
+         fmt::format("{}: {}", directory.string(), error ? error.message() : "is not a directory"),
          fmt::format("mkdir -p '{}', or name the directory above it", directory.string()));
     return {place};
   }

@@ -78,8 +78,8 @@ Check check_core_files(const ProcessLimits& limits, const LimitNeeds& needs) {
     seen = "none are written";
   else if (handled)
     seen += ", to a program of the system";
-  return limit_check("core files",
-                     limits.core_file > 0 && !handled ? Verdict::warn : Verdict::pass, seen,
+  return limit_check("core files", limits.core_file > 0 && !handled ? Verdict::warn : Verdict::pass,
+                     seen,
                      fmt::format("{} ranks that crash write that many files as large as their "
                                  "memory: ulimit -c 0, unless wanted",
                                  needs.ranks));

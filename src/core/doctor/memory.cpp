@@ -33,8 +33,8 @@ std::string words_in(const char* path) {
   return line;
 }
 
-/// What the control group of a container leaves; none where it sets no limit. Of the file systems of
-/// both versions of control groups.
+/// What the control group of a container leaves; none where it sets no limit. Of the file systems
+/// of both versions of control groups.
 std::optional<std::uint64_t> left_in_group() {
   constexpr const char* kFiles[2][2] = {
       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
@@ -79,8 +79,9 @@ std::vector<Check> check_memory(const HostMemory& memory, int ranks, std::uint64
   pages.seen = fmt::format("transparent: {}; set aside: {}", mode, size_text(memory.huge_pages));
   if (mode == "never") {
     pages.verdict = Verdict::warn;
-    pages.remedy = "large tensors are slower to touch: echo madvise > "
-                   "/sys/kernel/mm/transparent_hugepage/enabled";
+    pages.remedy =
+        "large tensors are slower to touch: echo madvise > "
+        "/sys/kernel/mm/transparent_hugepage/enabled";
   }
   if (memory.huge_pages > memory.total / 4) {
     pages.verdict = Verdict::warn;

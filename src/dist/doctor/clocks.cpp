@@ -61,10 +61,10 @@ Check check_clocks(std::span<const ClockOffset> offsets, std::span<const RankPla
       farthest = &offset;
   if (farthest == nullptr) return check;
   check.verdict = Verdict::pass;
-  check.seen = fmt::format("{} is {} {} of rank 0, known to {}", rank_text(places, farthest->rank),
-                           time_text(std::abs(farthest->seconds)),
-                           farthest->seconds < 0 ? "behind" : "ahead",
-                           time_text(farthest->uncertainty));
+  check.seen =
+      fmt::format("{} is {} {} of rank 0, known to {}", rank_text(places, farthest->rank),
+                  time_text(std::abs(farthest->seconds)),
+                  farthest->seconds < 0 ? "behind" : "ahead", time_text(farthest->uncertainty));
   if (std::abs(farthest->seconds) - farthest->uncertainty > limit) {
     check.verdict = Verdict::warn;
     check.remedy = "times in logs and of files mislead: run chrony or NTP on the hosts";

@@ -136,7 +136,8 @@ std::vector<CoreUse> gather_core_use(Communicator& world, const CoreUse& own) {
 std::vector<Check> check_cores(std::span<const RankPlace> places, std::span<const CoreUse> uses) {
   const std::vector<Host> hosts = hosts_of(places);
   Check threads{"CPU", "threads", Verdict::pass, ""};
-  Check binding{"CPU", "binding", Verdict::pass, "every rank may use its share of its host's cores"};
+  Check binding{"CPU", "binding", Verdict::pass,
+                "every rank may use its share of its host's cores"};
   Check limit{"CPU", "quota", Verdict::skip, "no control group limits it"};
   int all = 0;
   for (const CoreUse& use : uses) all += use.threads;

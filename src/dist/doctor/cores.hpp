@@ -11,9 +11,9 @@ namespace graphlora::doctor {
 
 /// What the ranks of one host compute with, in rank order.
 struct CoreUse {
-  int threads = 1;         ///< of this rank
-  int online = 1;          ///< cores of the host
-  double quota = 0;        ///< cores' worth of time that a control group allows; 0: no limit
+  int threads = 1;   ///< of this rank
+  int online = 1;    ///< cores of the host
+  double quota = 0;  ///< cores' worth of time that a control group allows; 0: no limit
 };
 
 /// This rank's, computing with `threads` threads.

@@ -44,8 +44,8 @@ std::vector<Check> check_gpus(std::span<const RankPlace> places, std::span<const
   if (without > 0) {
     const std::string& reason = uses[first_without].why_none;
     devices.seen = with == 0 ? reason
-                             : fmt::format("{} of {} ranks have none: {} ({})", without, uses.size(),
-                                           reason, rank_text(places, first_without));
+                             : fmt::format("{} of {} ranks have none: {} ({})", without,
+                                           uses.size(), reason, rank_text(places, first_without));
     devices.verdict = Verdict::skip;
     if (with > 0) devices.verdict = Verdict::warn;
     if (wanted) devices.verdict = Verdict::fail;
@@ -75,10 +75,10 @@ bool have_own_gpus(std::span<const GpuUse> uses) {
 
 Check check_nccl(const NcclState& state, bool gpus_of_their_own, const std::string& comm) {
   Check check{"NCCL", "use", Verdict::skip, ""};
-  const std::string version = state.version == 0 ? std::string("NCCL")
-                                                 : fmt::format("NCCL {}.{}.{}", state.version / 10000,
-                                                               state.version / 100 % 100,
-                                                               state.version % 100);
+  const std::string version = state.version == 0
+                                  ? std::string("NCCL")
+                                  : fmt::format("NCCL {}.{}.{}", state.version / 10000,
+                                                state.version / 100 % 100, state.version % 100);
   if (state.used) {
     check.verdict = Verdict::pass;
     check.seen = version + " connects the ranks";
@@ -86,16 +86,18 @@ Check check_nccl(const NcclState& state, bool gpus_of_their_own, const std::stri
     check.seen = state.why_none;
     if (gpus_of_their_own) {
       check.verdict = Verdict::warn;
-      check.remedy = "without it everything between GPUs travels through host memory: a build "
-                     "with NCCL; docs/gpu.md";
+      check.remedy =
+          "without it everything between GPUs travels through host memory: a build "
+          "with NCCL; docs/gpu.md";
     }
   } else {
     check.seen = fmt::format("{} is there; these ranks talk over MPI", version);
   }
   if (comm == "nccl" && !state.used) {
     check.verdict = Verdict::fail;
-    check.remedy = "--comm nccl needs a build with NCCL and a GPU for every rank; --comm mpi goes "
-                   "without; docs/gpu.md";
+    check.remedy =
+        "--comm nccl needs a build with NCCL and a GPU for every rank; --comm mpi goes "
+        "without; docs/gpu.md";
   }
   return check;
 }

@@ -84,8 +84,9 @@ std::vector<Check> check_launcher(const MpiState& state, const Environment& envi
     threads.remedy = "MPI_THREAD_SERIALIZED is needed: an MPI built with threads";
   }
   const Launcher launcher = launcher_of(environment);
-  Check start{"MPI", "launcher", Verdict::pass,
-              fmt::format("{}, {} rank{}", launcher.name, state.ranks, state.ranks == 1 ? "" : "s")};
+  Check start{
+      "MPI", "launcher", Verdict::pass,
+      fmt::format("{}, {} rank{}", launcher.name, state.ranks, state.ranks == 1 ? "" : "s")};
   if (launcher.processes != 0 && launcher.processes != state.ranks) {
     start.verdict = Verdict::fail;
     start.seen = fmt::format("{} started {} processes, MPI sees {}", launcher.name,

@@ -69,8 +69,8 @@ bool time_all_reduce(Communicator& world, at::Device device, std::int64_t bytes,
   return right;
 }
 
-/// The pairs of a round are disjoint: each rank with the next one, from even ranks, from odd ones, and
-/// from the last one to the first where that is a third round.
+/// The pairs of a round are disjoint: each rank with the next one, from even ranks, from odd ones,
+/// and from the last one to the first where that is a third round.
 int rounds(int size) {
   if (size < 3) return size - 1;
   return size % 2 == 0 ? 2 : 3;
@@ -178,8 +178,9 @@ Check check_outliers(const NetworkTimes& times, std::span<const RankPlace> place
   for (std::size_t i = 1; i < std::min<std::size_t>(slow.size(), 4); ++i)
     check.seen += "; " + slow[i];
   if (slow.size() > 4) check.seen += fmt::format("; and {} more", slow.size() - 4);
-  check.remedy = "a step waits for its slowest pair: look at the cables, cards and load of these "
-                 "hosts, or leave them out (--exclude)";
+  check.remedy =
+      "a step waits for its slowest pair: look at the cables, cards and load of these "
+      "hosts, or leave them out (--exclude)";
   return check;
 }
 
@@ -211,8 +212,9 @@ std::vector<Check> check_network(const NetworkTimes& times, std::span<const Rank
   if (times.wrong >= 0) {
     results.verdict = Verdict::fail;
     results.seen = fmt::format("{} received wrong numbers", rank_text(places, times.wrong));
-    results.remedy = "a broken card, driver or MPI: leave the host out, try another transport "
-                     "(OMPI_MCA_btl=tcp,self; NCCL_P2P_DISABLE=1, NCCL_IB_DISABLE=1)";
+    results.remedy =
+        "a broken card, driver or MPI: leave the host out, try another transport "
+        "(OMPI_MCA_btl=tcp,self; NCCL_P2P_DISABLE=1, NCCL_IB_DISABLE=1)";
   }
   const Check reduce = network_check(
       "all-reduce",

@@ -132,8 +132,9 @@ std::vector<Check> check_shared_directory(Communicator& world, const fs::path& d
     if (!intruder.empty()) {
       held.verdict = Verdict::warn;
       held.seen = fmt::format("flock of rank 0 does not keep {} out", intruder);
-      held.remedy = "two runs on different hosts may start on one output unnoticed: take care, or "
-                    "mount with locks (Lustre: -o flock)";
+      held.remedy =
+          "two runs on different hosts may start on one output unnoticed: take care, or "
+          "mount with locks (Lustre: -o flock)";
     }
   }
   world.barrier();

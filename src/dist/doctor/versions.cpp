@@ -55,7 +55,7 @@ int add_library(dl_phdr_info* object, std::size_t, void* libraries) {
     identity = fmt::format("{} bytes", size);
   }
   static_cast<std::map<std::string, std::string>*>(libraries)->emplace(path.filename().string(),
-                                                                      identity);
+                                                                       identity);
   return 0;
 }
 
@@ -75,8 +75,9 @@ Check compare(const char* name, Verdict otherwise, std::string shown,
   check.seen = fmt::format("rank 0 has {}, {} has {}", first, rank_text(places, other),
                            value(software[other]));
   if (others > 1) check.seen += fmt::format(", {} more differ", others - 1);
-  check.remedy = "install the same on all hosts, or start it from a shared file system, and check "
-                 "PATH and LD_LIBRARY_PATH there";
+  check.remedy =
+      "install the same on all hosts, or start it from a shared file system, and check "
+      "PATH and LD_LIBRARY_PATH there";
   return check;
 }
 

@@ -12,9 +12,10 @@
 namespace graphlora::doctor {
 
 struct Software {
-  std::string program;                           ///< SHA-256 of the executable file
-  std::map<std::string, std::string> libraries;  ///< file name to build id, or size where it has none
-  std::string mpi, torch;                        ///< versions
+  std::string program;  ///< SHA-256 of the executable file
+  std::map<std::string, std::string>
+      libraries;           ///< file name to build id, or size where it has none
+  std::string mpi, torch;  ///< versions
 };
 
 /// Of this process, as loaded now. Local; reads the executable once.
@@ -22,8 +23,8 @@ Software own_software();
 /// Of every rank. Collective.
 std::vector<Software> gather_software(Communicator& world, const Software& own);
 
-/// Checks of group "versions": "program", "MPI", "LibTorch" and "libraries": every other one that two
-/// ranks have both loaded. Ranks are compared with rank 0.
+/// Checks of group "versions": "program", "MPI", "LibTorch" and "libraries": every other one that
+/// two ranks have both loaded. Ranks are compared with rank 0.
 std::vector<Check> check_versions(std::span<const Software> software,
                                   std::span<const RankPlace> places);
 
