@@ -59,7 +59,7 @@ TEST(DoctorGather, TheWorstRankIsNamed) {
   EXPECT_EQ(merge_ranks({{good}, {bad}, {good}, {good}}, places)[0].seen, "slow (rank 1 on a)");
   EXPECT_EQ(merge_ranks({{bad}, {bad}, {broken}, {broken}}, places)[0].seen,
             "broken (rank 2 on b and 1 more)");
-  const auto some = merge_ranks({{}, {good}, {}, {broken, {"g", "other"}}}, places);
+  const auto some = merge_ranks({{}, {good}, {}, {broken, {"g", "other", Verdict::pass, "fine"}}}, places);
   ASSERT_EQ(some.size(), 2U);
   EXPECT_EQ(some[0].seen, "broken (rank 3 on b)");
   EXPECT_EQ(some[0].verdict, Verdict::fail);

@@ -14,7 +14,7 @@ struct HostMemory {
   std::uint64_t total = 0;       ///< bytes
   std::uint64_t huge_pages = 0;  ///< bytes set aside as explicit huge pages
   /// The kernel's words on transparent huge pages, "always [madvise] never"; empty: it has none.
-  std::string transparent;
+  std::string transparent = {};
 };
 
 HostMemory host_memory();

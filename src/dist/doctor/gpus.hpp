@@ -13,7 +13,7 @@ namespace graphlora::doctor {
 
 /// A rank's GPU.
 struct GpuUse {
-  std::string why_none;                   ///< empty where it has one
+  std::string why_none = {};              ///< empty where it has one
   std::array<std::int64_t, 2> uuid = {};  ///< of the GPU it takes
 };
 

@@ -12,10 +12,10 @@
 namespace graphlora::doctor {
 
 struct Software {
-  std::string program;  ///< SHA-256 of the executable file
-  std::map<std::string, std::string>
-      libraries;           ///< file name to build id, or size where it has none
-  std::string mpi, torch;  ///< versions
+  std::string program = {};  ///< SHA-256 of the executable file
+  /// File name to build id, or size where it has none.
+  std::map<std::string, std::string> libraries = {};
+  std::string mpi = {}, torch = {};  ///< versions
 };
 
 /// Of this process, as loaded now. Local; reads the executable once.
