@@ -18,11 +18,11 @@ struct PairTimes {
 };
 
 struct NetworkTimes {
-  double all_reduce_small = 0;   ///< seconds, 8 bytes, median
-  double all_reduce_large = 0;   ///< seconds, the payload, median
-  std::int64_t payload = 0;      ///< bytes
+  double all_reduce_small = 0;        ///< seconds, 8 bytes, median
+  double all_reduce_large = 0;        ///< seconds, the payload, median
+  std::int64_t payload = 0;           ///< bytes
   std::vector<PairTimes> pairs = {};  ///< each rank and the next one, in rank order
-  int wrong = -1;                ///< the lowest rank that received wrong numbers; −1: none
+  int wrong = -1;                     ///< the lowest rank that received wrong numbers; −1: none
 };
 
 /// Times `world` with tensors on `device`; the same on all ranks. Takes about a second and a half,

@@ -106,8 +106,9 @@ std::vector<Check> check_shared_directory(Communicator& world, const fs::path& d
       "every rank writes its part of a checkpoint there: a directory of a file system that all "
       "hosts mount, with the same name and rights";
   shared.verdict = Verdict::pass;
-  shared.seen = fmt::format("{} ranks on {} host(s) see each other's files", world.size(),
-                            hosts_of(places).size());
+  const std::size_t hosts = hosts_of(places).size();
+  shared.seen = fmt::format("{} ranks on {} host{} see each other's files", world.size(), hosts,
+                            hosts == 1 ? "" : "s");
   if (!blind.empty()) {
     shared.verdict = Verdict::fail;
     shared.seen = fmt::format("a file of rank 0 is not seen by {} after {:.1f} s", blind,
