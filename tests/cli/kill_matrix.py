@@ -76,7 +76,7 @@ class Matrix:
         middle = world.steps * 2 // 3
         if moment == "start":
             job.wait_for_rank(rng.randrange(job.ranks))
-            time.sleep(rng.uniform(0, self.reference(job.ranks)[1]))
+            time.sleep(rng.uniform(0, 0.9 * self.reference(job.ranks)[1]))
         elif moment == "partition":
             data = world.partition(job.ranks)
             wait_for(job, lambda: holds(data.parent, data.name), "the partition")
@@ -170,12 +170,15 @@ class Matrix:
 
 
 def plan(runs: int, rng: random.Random, signals) -> list[tuple[str, int, str]]:
-    """Every combination as often as the number of runs allows, in random order."""
-    everything = list(itertools.product(signals, RANKS, MOMENTS))
+    """The signals in turn, each with every combination of ranks and moment before one comes again."""
+    places = {name: [] for name in signals}
     chosen = []
-    while len(chosen) < runs:
-        rng.shuffle(everything)
-        chosen += everything[:runs - len(chosen)]
+    for number in range(runs):
+        name = signals[number % len(signals)]
+        if not places[name]:
+            places[name] = list(itertools.product(RANKS, MOMENTS))
+            rng.shuffle(places[name])
+        chosen.append((name, *places[name].pop()))
     return chosen
 
 
@@ -218,7 +221,7 @@ def main() -> int:
         for number, (name, ranks, moment) in enumerate(plan(arguments.runs, rng, names), start=1):
             result = matrix.run(number, name, ranks, moment)
             results.append(result)
-            print(f"{number:3} {name} of {ranks} ranks, {moment:<10} code {result.get('code', '-'):>3} after "
+            print(f"{number:3} {name}, {ranks} rank{'s' if ranks > 1 else ' '}, {moment:<10} code {result.get('code', '-'):>3} after "
                   f"{result.get('seconds', float('nan')):6.2f} s, {result.get('lost_steps', '-')} steps lost: "
                   f"{'good' if not result['faults'] else 'BAD'}", flush=True)
             for fault in result["faults"]:
