@@ -40,4 +40,8 @@ std::int64_t available_memory_bytes() {
   return bytes_of("/proc/meminfo", "MemAvailable:", std::numeric_limits<std::int64_t>::max());
 }
 
+std::int64_t total_memory_bytes() { return bytes_of("/proc/meminfo", "MemTotal:", 0); }
+
+std::int64_t huge_page_bytes() { return bytes_of("/proc/meminfo", "Hugetlb:", 0); }
+
 }  // namespace graphlora

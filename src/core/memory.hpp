@@ -13,5 +13,9 @@ std::int64_t peak_memory_bytes();
 std::int64_t proportional_set_bytes();
 /// What the kernel could hand out, its caches included; the largest number where it does not say.
 std::int64_t available_memory_bytes();
+/// Memory of this machine, and what of it is set aside as explicit huge pages; 0 where the kernel
+/// does not say.
+std::int64_t total_memory_bytes();
+std::int64_t huge_page_bytes();
 
 }  // namespace graphlora
