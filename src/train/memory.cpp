@@ -11,6 +11,7 @@
 #include "core/log.hpp"
 #include "core/memory.hpp"
 #include "model/llm_memory.hpp"
+#include "train/embedding_store.hpp"
 
 namespace graphlora {
 namespace {
@@ -31,6 +32,8 @@ GraphMemory predict_memory(Recommender& model, bool moments) {
       shard.plan(shard.cut().training_view(group));
   if (!model.anchors().frontier())
     memory.gnn = model.anchors().predicted_bytes(shard.cut().full_view(), {});
+  memory.saving = copied_embedding_bytes(workspace.world(), workspace.map->nodes(), model.table(),
+                                         moments);
   memory.titles = model.prompts().titles().bytes();
   memory.graph = shard.bytes() + kNodeMapBytes * workspace.map->nodes();
   return memory;
@@ -39,7 +42,7 @@ GraphMemory predict_memory(Recommender& model, bool moments) {
 std::string describe_memory(const GraphMemory& mine, Communicator& world) {
   const at::Tensor sums =
       at::tensor({mine.embeddings, mine.moments, mine.graph, mine.titles, mine.gnn}, at::kLong);
-  const at::Tensor most = at::full({1}, mine.total(), at::kLong);
+  const at::Tensor most = at::tensor({mine.total(), mine.saving}, at::kLong);
   world.all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
   world.all_reduce(most, ReduceOp::max, Traffic::control).wait();
   const auto gib = [](const at::Tensor& bytes) {
@@ -47,9 +50,10 @@ std::string describe_memory(const GraphMemory& mine, Communicator& world) {
   };
   return fmt::format(
       "predicted memory: {} bytes over {} ranks (embeddings {:.3f}, moments {:.3f}, graph {:.3f}, "
-      "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM",
+      "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM; while a step is "
+      "saved at most {:.3f} GiB more",
       sums.sum().item<std::int64_t>(), world.size(), gib(sums[0]), gib(sums[1]), gib(sums[2]),
-      gib(sums[3]), gib(sums[4]), gib(most));
+      gib(sums[3]), gib(sums[4]), gib(most[0]), gib(most[1]));
 }
 
 void report_llm_memory(Recommender& model, const TrainConfig& config) {
