@@ -11,6 +11,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/run_lock.hpp"
 #include "dist/rank_map.hpp"
 #include "graph/anchor_shares.hpp"
 #include "train/embedding_store.hpp"
@@ -60,7 +61,9 @@ struct TrainOptions {
         .add_required("Input and output", "output", &output,
                       "DIR: where steps and metrics.jsonl go")
         .add("Input and output", "resume", &train.resume,
-             "continue from OUTPUT/LATEST, or start fresh if there is none");
+             "continue from OUTPUT/LATEST, or start fresh if there is none; a damaged step is "
+             "passed "
+             "over for the one before");
     table
         .add("Training", "steps", &train.steps,
              "steps to train; -1: one epoch, 0: write step-000000 only",
@@ -223,7 +226,7 @@ void check(const TrainOptions& options) {
         "in one place",
         options.partition.hubs);
   }
-  if (!train.resume && path_exists(std::filesystem::path(options.output) / "LATEST")) {
+  if (holds_run(options.output) && !train.resume) {
     throw ConfigError(
         "--output {}: already holds a run; give --resume to continue it, or another directory",
         options.output);
@@ -311,17 +314,32 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   model_config.prompt.templates = options.templates;
   options.partition.seed = options.common.seed;
 
+  const bool root = job.world()->rank() == 0;
+  std::optional<RunLock> lock;
   std::optional<Checkpoint> checkpoint;
   std::optional<PeftAdapter> init_adapter;
+  std::vector<DamagedStep> damaged;
+  std::string resumed_step;
   const auto another_cut = [&] {
     return ConfigError("--resume: --graph.cut or --graph.groups differ from the run in {}",
                        options.output);
   };
   job.agree([&] {
-    if (config.resume) {
-      if (const auto step = latest_step(config.output))
-        checkpoint.emplace(*step, true, job.world()->rank() == 0);
-    }
+    if (!root) return;
+    lock.emplace(config.output);
+    config.check_lock = [&lock] { lock->check(); };
+    if (!config.resume) return;
+    const ResumePoint point = find_resume_point(config.output);
+    damaged = point.damaged;
+    for (const auto& [path, cause] : damaged)
+      log::warn("--resume passes over {}: {}", path.string(), cause);
+    if (point.step) resumed_step = point.step->string();
+    if (!point.step) log::info("{} holds no step: starting from the beginning", options.output);
+  });
+  resumed_step = job.world()->broadcast_text(resumed_step, 0, Traffic::control);
+  job.agree([&] {
+    if (!resumed_step.empty())
+      checkpoint.emplace(resumed_step, /*prefer_latest=*/true, /*verify=*/false);
     const AdapterSource first = checkpoint ? checkpoint->init_adapter() : AdapterSource{};
     // The adapter that a resumed run started from is no longer needed; another one is refused.
     if (!options.init_adapter.empty() && options.init_adapter != first.path) {
@@ -336,7 +354,8 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
       take_adapter(table, {lora.rank, lora.alpha, lora.targets}, first.path, model_config.lora);
     }
     checkpoint->require_identity({config.seed, config.batch_size, config.block,
-                                  config.max_train_examples, config.init_adapter});
+                                  config.max_train_examples, config.init_adapter,
+                                  options.partition.groups});
     config.init_adapter = checkpoint->init_adapter();
     // Before the partition is cut anew.
     const std::string cut = to_string(checkpoint->cut());
@@ -359,7 +378,6 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     const double now = seconds_so_far();
     seconds.emplace_back(what, now - std::exchange(done, now));
   };
-  const bool root = workspace.world().rank() == 0;
 
   job.agree([&] {
     if (!root) return;
@@ -420,6 +438,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     log::info("ready after {:.1f} s ({})", done, parts);
   }
 
+  if (root) tidy_output(config.output, damaged);
   const TrainResult result = train(job, model, config, checkpoint ? &*checkpoint : nullptr);
   if (root) {
     fmt::print("{} after step {}: {}\n", result.interrupted ? "interrupted" : "trained",

@@ -15,10 +15,14 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/file_hook.hpp"
 #include "core/sha256.hpp"
 
 namespace graphlora {
 namespace fs = std::filesystem;
+
+FileHook file_hook_for_test;
+
 namespace {
 
 constexpr int kMaxJsonDepth = 200;
@@ -45,9 +49,11 @@ std::size_t open_regular(const fs::path& path, Descriptor& file) {
 }
 
 void sync_directory(const fs::path& path) {
+  announce(FileStep::sync_directory, path);
   Descriptor directory{open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  // Some file systems refuse to sync directories; the rename itself has happened by then.
-  if (directory.fd >= 0) fsync(directory.fd);
+  if (directory.fd < 0 || fsync(directory.fd) == 0) return;
+  // Some file systems refuse to sync directories.
+  if (errno == EIO || errno == ENOSPC || errno == EDQUOT) throw system_error(path, "sync");
 }
 
 /// What temporary names of this host end with, but for the process' number: elsewhere that number
@@ -244,6 +250,7 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(tempo
       fs::exists(status) && !fs::is_regular_file(status)) {
     throw DataError("{}: is not a regular file", path_.string());
   }
+  announce(FileStep::create, temporary_);
   file_ = std::fopen(temporary_.c_str(), "wbe");
   if (file_ == nullptr) throw system_error(temporary_, "create");
 }
@@ -256,11 +263,14 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(const void* data, std::size_t size) {
+  announce(FileStep::write, temporary_);
   if (size != 0 && std::fwrite(data, 1, size, file_) != size) throw system_error(path_, "write");
 }
 
 void AtomicFile::commit() {
+  announce(FileStep::sync, temporary_);
   if (std::fflush(file_) != 0 || fsync(fileno(file_)) != 0) throw system_error(path_, "write");
+  announce(FileStep::rename, temporary_);
   std::FILE* file = std::exchange(file_, nullptr);
   const bool closed = std::fclose(file) == 0;
   if (!closed || std::rename(temporary_.c_str(), path_.c_str()) != 0) {
@@ -280,6 +290,7 @@ AtomicDirectory::AtomicDirectory(const fs::path& path, const std::string& marker
        parent = parent.parent_path()) {
     new_parents_.push_back(parent);
   }
+  announce(FileStep::create, temporary_);
   std::error_code error;
   fs::remove_all(temporary_, error);
   make_directories(temporary_);
@@ -294,6 +305,7 @@ AtomicDirectory::~AtomicDirectory() {
 
 void AtomicDirectory::commit() {
   sync_directory(temporary_);
+  announce(FileStep::rename, temporary_);
   // The older directory, if there is one, comes to stand under the temporary name.
   if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) != 0) {
     // There is none, or this file system can't swap names.

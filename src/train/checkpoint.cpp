@@ -4,144 +4,76 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/file_hook.hpp"
 #include "core/log.hpp"
 #include "core/safetensors.hpp"
-#include "dist/collective_directory.hpp"
-#include "dist/gradient_sync.hpp"
-#include "train/embedding_store.hpp"
 #include "train/peft_adapter.hpp"
 
 namespace graphlora {
 namespace fs = std::filesystem;
 namespace {
 
-bool is_peft(const Parameter& parameter) { return parameter.name.starts_with(kPeftPrefix); }
-
 std::string step_name(std::int64_t step) { return fmt::format("step-{:06}", step); }
 
-/// "0.1" of a scalar tensor: the shortest digits that read back to the same number.
-std::string number_text(const at::Tensor& scalar) {
-  return scalar.scalar_type() == at::kDouble ? fmt::format("{}", scalar.item<double>())
-                                             : fmt::format("{}", scalar.item<float>());
-}
-
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
-
-/// Whole values of the parameters, and moments where there are any, on every rank of the first
-/// replica; nothing on the others. Collective over the tensor groups.
-NamedTensors gather_parameters(const ProcessGrid& grid, const std::vector<Parameter>& parameters) {
-  NamedTensors whole;
-  if (grid.replica() != 0) return whole;
-  for (const Parameter& parameter : parameters)
-    whole.emplace_back(parameter.name,
-                       gather_slices(grid.tensor(), parameter.value, parameter.slice));
-  return whole;
-}
-
-NamedTensors gather_moments(const ProcessGrid& grid, Optimizer& optimizer) {
-  NamedTensors whole;
-  if (grid.replica() != 0) return whole;
-  for (std::size_t i = 0; i < optimizer.parameters().size(); ++i) {
-    const auto& [name, value, placement, decay, slice] = optimizer.parameters()[i];
-    const auto& state = optimizer.states()[i];
-    if (!state.exp_avg.defined()) continue;
-    whole.emplace_back(name + ".exp_avg", gather_slices(grid.tensor(), state.exp_avg, slice));
-    whole.emplace_back(name + ".exp_avg_sq", gather_slices(grid.tensor(), state.exp_avg_sq, slice));
-  }
-  return whole;
-}
-
-/// Those whose names are PEFT's, or the others.
-NamedTensors select(const NamedTensors& tensors, bool peft) {
-  NamedTensors selected;
-  for (const auto& [name, tensor] : tensors)
-    if (name.starts_with(kPeftPrefix) == peft) selected.emplace_back(name, tensor);
-  return selected;
-}
-
-void write_graphlora(const fs::path& directory, Recommender& model, const NamedTensors& tensors) {
-  const ModelConfig& config = model.config();
-  LoraAdapters& adapters = model.llm().adapters();
-  write_safetensors(
-      directory / "graphlora.safetensors", select(tensors, /*peft=*/false),
-      {{"gnn", config.gnn.type},
-       {"gnn_layers", std::to_string(config.gnn.layers)},
-       {"inject_layers", fmt::format("{}", fmt::join(config.lora.inject_layers, ","))},
-       {"lambda_lora", number_text(adapters.lambda_lora())},
-       {"lambda_gnn", number_text(adapters.lambda_gnn())},
-       {"score", config.score},
-       {"yes_token", std::to_string(model.prompts().yes_token())},
-       {"no_token", std::to_string(model.prompts().no_token())}});
-}
-
-nlohmann::json file_list(const fs::path& directory) {
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
-    if (entry.is_regular_file()) files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  nlohmann::json list;
-  for (const auto& file : files) {
-    list[file.lexically_relative(directory).string()] = {{"bytes", fs::file_size(file)},
-                                                         {"sha256", sha256_file(file)}};
-  }
-  return list;
-}
-
-nlohmann::json make_manifest(Recommender& model, const TrainingState& state,
-                             const RunIdentity& identity) {
-  const Workspace& workspace = model.workspace();
-  const Dataset& dataset = *workspace.dataset;
-  const CutRule& cut = workspace.shard->cut();
-  nlohmann::json init_adapter;
-  if (!identity.init_adapter.path.empty()) {
-    init_adapter = {{"path", identity.init_adapter.path},
-                    {"fingerprint", identity.init_adapter.fingerprint}};
-  }
-  return {
-      {"init_adapter", init_adapter},
-      {"format", kCheckpointFormat},
-      {"version", GRAPHLORA_VERSION},
-      {"step", state.step},
-      {"model", to_json(model.config())},
-      {"templates", model.prompts().source()},
-      {"yes_token", model.prompts().yes_token()},
-      {"no_token", model.prompts().no_token()},
-      {"users", dataset.users()},
-      {"items", dataset.items()},
-      {"embedding_width", model.table().weight_nD.size(1)},
-      {"bias_columns", model.bias_columns()},
-      {"grid",
-       {{"data", workspace.grid->replicas()}, {"tensor", workspace.grid->tensor_parallel()}}},
-      {"sampler",
-       {{"seed", identity.seed},
-        {"batch_size", identity.batch_size},
-        {"block", identity.block},
-        {"max_train_examples", identity.max_train_examples},
-        {"cut", to_string(cut.kind())},
-        {"groups", cut.groups()}}},
-      {"state",
-       {{"best_auc", state.best_auc},
-        {"best_step", state.best_step},
-        {"evaluations_since_best", state.evaluations_since_best},
-        {"evaluated_step", state.evaluated_step}}},
-      {"base_model",
-       {{"path", model.base().directory().string()}, {"fingerprint", model.base().fingerprint()}}},
-      {"dataset",
-       {{"path", dataset.directory().string()}, {"fingerprint", dataset.fingerprint()}}}};
+bool is_step_name(const std::string& name) {
+  return name.size() > 5 && name.starts_with("step-") &&
+         std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 /// The step directory a file like LATEST names. A name that leaves OUTPUT is damage or an attack.
 fs::path named_step(const fs::path& output, const char* pointer) {
   std::string name = read_file(output / pointer, 256);
   while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.pop_back();
-  const bool valid =
-      name.size() > 5 && name.starts_with("step-") &&
-      std::all_of(name.begin() + 5, name.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (!valid)
+  if (!is_step_name(name))
     throw DataError("{}: names no step (expected a line like step-000400)",
                     (output / pointer).string());
   return output / name;
+}
+
+/// Directories of steps, the newest first.
+std::vector<fs::path> steps_of(const fs::path& output) {
+  std::vector<fs::path> steps;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(output, error))
+    if (is_step_name(entry.path().filename().string()) && entry.is_directory(error))
+      steps.push_back(entry.path());
+  // Numbers beyond six digits are longer names: order by length first.
+  std::sort(steps.begin(), steps.end(), [](const fs::path& a, const fs::path& b) {
+    const auto x = a.filename().string(), y = b.filename().string();
+    return std::pair(x.size(), x) > std::pair(y.size(), y);
+  });
+  return steps;
+}
+
+/// Where file systems cannot swap names, replacing a step takes two renames (AtomicDirectory): a
+/// process that ended between them has left the older step as step-NNNNNN.old-PID.
+void complete_replacements(const fs::path& output) {
+  std::vector<fs::path> left;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(output, error))
+    if (entry.path().filename().string().find(".old-") != std::string::npos)
+      left.push_back(entry.path());
+  for (const fs::path& old : left) {
+    const std::string name = old.filename().string();
+    const fs::path step = output / name.substr(0, name.find(".old-"));
+    if (is_step_name(step.filename().string()) && !path_exists(step)) fs::rename(old, step, error);
+  }
+}
+
+/// Throws DataError unless the files are in the step's directory and none of a checkpoint's lacks.
+void check_file_names(const nlohmann::json& files, const fs::path& manifest) {
+  for (const char* name : {"adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+                           "graphlora.safetensors", "optimizer.safetensors"}) {
+    if (!files.contains(name)) throw DataError("{}: lists no {}", manifest.string(), name);
+  }
+  bool embeddings = false;
+  for (const auto& [name, about] : files.items()) {
+    const fs::path path(name);
+    if (path.is_absolute() || path.lexically_normal() != path || *path.begin() == "..")
+      throw DataError("{}: lists a file outside of the step: {}", manifest.string(), name);
+    embeddings |= name.starts_with("embeddings-");
+  }
+  if (!embeddings) throw DataError("{}: lists no embeddings", manifest.string());
 }
 
 /// Copies a stored tensor, or the slice of it that this rank holds, into `target`.
@@ -162,59 +94,16 @@ void copy_into(const SafetensorsReader& file, const std::string& name, at::Tenso
   }
 }
 
-void write_adapter(const fs::path& directory, Recommender& model, const NamedTensors& tensors) {
-  make_directories(directory);
-  write_safetensors(directory / "adapter_model.safetensors", select(tensors, /*peft=*/true),
-                    {{"format", "pt"}});
-  const LoraConfig& lora = model.config().lora;
-  const nlohmann::ordered_json config = {
-      {"peft_type", "LORA"},
-      {"task_type", "CAUSAL_LM"},
-      {"base_model_name_or_path", model.base().directory().string()},
-      {"r", lora.rank},
-      {"lora_alpha", lora.alpha},
-      {"lora_dropout", lora.dropout},
-      {"target_modules", lora.targets},
-      {"bias", "none"},
-      {"fan_in_fan_out", false},
-      {"inference_mode", true},
-      {"init_lora_weights", true},
-      {"use_rslora", false},
-      {"use_dora", false},
-      {"modules_to_save", nullptr}};
-  write_file(directory / "adapter_config.json", config.dump(2) + "\n");
-}
-
 }  // namespace
 
-void save_checkpoint(Job& job, const fs::path& output, Recommender& model, Optimizer& optimizer,
-                     const TrainingState& state, const RunIdentity& identity) {
-  const Workspace& workspace = model.workspace();
-  Communicator& world = workspace.world();
-  job.agree([&] { check_replicas_equal(*workspace.grid, model.parameters()); });
-
-  CollectiveDirectory directory(job, step_directory(output, state.step), "manifest.json");
-  const fs::path& path = directory.path();
-  job.agree([&] {
-    write_embeddings(world, path, *workspace.map, workspace.shard->owned(), model.table());
-  });
-  const NamedTensors parameters = gather_parameters(*workspace.grid, model.parameters());
-  const NamedTensors moments = gather_moments(*workspace.grid, optimizer);
-  job.agree([&] {
-    if (world.rank() != 0) return;
-    write_adapter(path / "adapter", model, parameters);
-    write_graphlora(path, model, parameters);
-    write_safetensors(path / "optimizer.safetensors", moments);
-    nlohmann::json manifest = make_manifest(model, state, identity);
-    manifest["files"] = file_list(path);
-    write_json(path / "manifest.json", manifest);
-    directory.commit();
-    write_file(output / "LATEST", step_name(state.step) + "\n");
-  });
-}
+bool is_adapter(const std::string& name) { return name.starts_with(kPeftPrefix); }
 
 fs::path step_directory(const fs::path& output, std::int64_t step) {
   return output / step_name(step);
+}
+
+void mark_latest(const fs::path& output, std::int64_t step) {
+  write_file(output / "LATEST", step_name(step) + "\n");
 }
 
 void mark_best(const fs::path& output, std::int64_t step) {
@@ -223,32 +112,109 @@ void mark_best(const fs::path& output, std::int64_t step) {
 
 void delete_old_steps(const fs::path& output, std::int64_t keep) {
   if (keep <= 0) return;
-  std::vector<fs::path> steps;
-  for (const auto& entry : fs::directory_iterator(output)) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_directory() && name.starts_with("step-") && name.find('.') == std::string::npos)
-      steps.push_back(entry.path());
-  }
-  // Numbers beyond six digits are longer names: order by length first.
-  std::sort(steps.begin(), steps.end(), [](const fs::path& a, const fs::path& b) {
-    const auto x = a.filename().string(), y = b.filename().string();
-    return std::pair(x.size(), x) > std::pair(y.size(), y);
-  });
+  std::vector<fs::path> steps = steps_of(output);
   steps.erase(steps.begin(),
               steps.begin() + std::min(keep, static_cast<std::int64_t>(steps.size())));
   for (const char* pointer : {"BEST", "LATEST"}) {
     if (fs::exists(output / pointer)) std::erase(steps, named_step(output, pointer));
   }
   for (const fs::path& step : steps) {
+    // Under a name that is no step's: a deletion may be cut short.
+    fs::path going = step;
+    going += ".tmp-old";
+    announce(FileStep::remove, step);
     std::error_code error;
-    fs::remove_all(step, error);
+    fs::rename(step, going, error);
+    announce(FileStep::remove, going);
+    if (!error) fs::remove_all(going, error);
     if (error) log::warn("{}: cannot delete this old step: {}", step.string(), error.message());
   }
 }
 
-std::optional<fs::path> latest_step(const fs::path& output) {
-  if (!fs::exists(output / "LATEST")) return std::nullopt;
-  return named_step(output, "LATEST");
+bool holds_run(const fs::path& output) {
+  if (path_exists(output / "LATEST")) return true;
+  for (const char* marker : {"manifest.json", "dataset.json", "pretrain.json", "partition.json",
+                             "config.json", "adapter_config.json"}) {
+    if (path_exists(output / marker)) {
+      throw ConfigError(
+          "--output {}: holds {}, so it is no run's directory; give that of a run, or a new one",
+          output.string(), marker);
+    }
+  }
+  return path_exists(output) && !steps_of(output).empty();
+}
+
+ResumePoint find_resume_point(const fs::path& output) {
+  ResumePoint point;
+  complete_replacements(output);
+  std::vector<fs::path> candidates = steps_of(output);
+  const auto pass_over = [&](const fs::path& path, const char* cause) {
+    point.damaged.push_back({path, cause});
+  };
+  try {
+    if (path_exists(output / "LATEST")) {
+      const fs::path latest = named_step(output, "LATEST");
+      std::erase(candidates, latest);
+      candidates.insert(candidates.begin(), latest);
+    } else if (!candidates.empty()) {
+      pass_over(output / "LATEST", "is missing, though there are steps");
+    }
+  } catch (const DataError& error) {
+    pass_over(output / "LATEST", error.what());
+  }
+  for (const fs::path& candidate : candidates) {
+    try {
+      if (!path_exists(candidate)) throw DataError("{}: is not there", candidate.string());
+      const Checkpoint checkpoint(candidate, /*prefer_latest=*/true, /*verify=*/true);
+      point.step = candidate;
+      return point;
+    } catch (const FormatError&) {
+      throw;
+    } catch (const Error& error) {
+      pass_over(candidate, error.what());
+    } catch (const std::system_error& error) {
+      pass_over(candidate, error.what());
+    }
+  }
+  if (!point.damaged.empty()) {
+    throw DataError("{}: --resume finds no whole step; the newest: {}", output.string(),
+                    point.damaged.front().cause);
+  }
+  return point;
+}
+
+void tidy_output(const fs::path& output, const std::vector<DamagedStep>& damaged) {
+  std::error_code error;
+  std::vector<fs::path> left;
+  for (const auto& entry : fs::directory_iterator(output, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool ours = name.starts_with("step-") || name.starts_with("LATEST.") ||
+                      name.starts_with("BEST.") || name.starts_with("metrics.jsonl.");
+    if (ours &&
+        (name.find(".tmp-") != std::string::npos || name.find(".old-") != std::string::npos))
+      left.push_back(entry.path());
+  }
+  for (const fs::path& path : left) {
+    fs::remove_all(path, error);
+    if (error)
+      log::warn("{}: cannot remove what a run has left: {}", path.string(), error.message());
+  }
+  for (const auto& [path, cause] : damaged) {
+    if (!fs::is_directory(path, error)) continue;
+    fs::path aside = path;
+    aside += ".damaged";
+    for (int k = 2; path_exists(aside); ++k) {
+      aside = path;
+      aside += fmt::format(".damaged-{}", k);
+    }
+    fs::rename(path, aside, error);
+    if (error) log::warn("{}: cannot rename: {}", path.string(), error.message());
+  }
+}
+
+std::string manifest_checksum(nlohmann::json manifest) {
+  manifest.erase("checksum");
+  return sha256(manifest.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : directory_(path) {
@@ -265,10 +231,18 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
   manifest_ = read_json(manifest);
   try {
     const auto format = manifest_.at("format").get<std::int64_t>();
-    if (format != kCheckpointFormat) {
-      throw DataError("{}: has format {}, this program reads format {}", manifest.string(), format,
-                      kCheckpointFormat);
+    if (format > kCheckpointFormat) {
+      throw FormatError(
+          "{}: has format {}, written by a newer version of this program ({}); this one reads up "
+          "to format {}: update it",
+          manifest.string(), format, manifest_.value("version", "unknown"), kCheckpointFormat);
     }
+    if (format < kOldestCheckpointFormat) {
+      throw FormatError("{}: has format {}, this program reads formats {} to {}", manifest.string(),
+                        format, kOldestCheckpointFormat, kCheckpointFormat);
+    }
+    if (format >= 2 && manifest_.at("checksum") != manifest_checksum(manifest_))
+      throw DataError("{}: is damaged: its checksum is not the one it holds", manifest.string());
     state();
     for (const char* part : {"model", "sampler", "dataset", "base_model", "files"}) {
       if (!manifest_.at(part).is_object())
@@ -282,6 +256,7 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
     manifest_["base_model"].at("path").get<std::string>();
     manifest_.at("templates").get<std::string>();
     manifest_.at("bias_columns").get<bool>();
+    check_file_names(manifest_["files"], manifest);
     for (const auto& [name, about] : manifest_["files"].items()) {
       const fs::path file = directory_ / name;
       const auto bytes = about.at("bytes").get<std::uint64_t>();
@@ -376,6 +351,9 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
   require("batch_size", "--batch-size", identity.batch_size);
   require("block", "--train.block", identity.block);
   require("max_train_examples", "--max-train-examples", identity.max_train_examples);
+  // Format 1 lacks it.
+  if (sampler.contains("groups_asked") && cut() != CutKind::none)
+    require("groups_asked", "--graph.groups", identity.groups);
   const AdapterSource stored = init_adapter();
   if (!identity.init_adapter.path.empty() &&
       identity.init_adapter.fingerprint != stored.fingerprint) {
@@ -416,7 +394,7 @@ void Checkpoint::load_parameters(Recommender& model) const {
   const SafetensorsReader adapter(directory_ / "adapter" / "adapter_model.safetensors");
   const SafetensorsReader rest(directory_ / "graphlora.safetensors");
   for (const Parameter& parameter : model.parameters()) {
-    copy_into(is_peft(parameter) ? adapter : rest, parameter.name, parameter.value,
+    copy_into(is_adapter(parameter.name) ? adapter : rest, parameter.name, parameter.value,
               parameter.slice);
   }
 }

@@ -1,16 +1,25 @@
 // Checkpoints: OUTPUT/step-NNNNNN/ (docs/formats.md), topology-free, verified on loading.
+// checkpoint_writer writes them.
 #pragma once
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "core/error.hpp"
 #include "train/optimizer.hpp"
 #include "train/recommender.hpp"
 
 namespace graphlora {
 
-inline constexpr std::int64_t kCheckpointFormat = 1;
+/// 2: the manifest has a checksum of itself. Files of format 1 are read as well.
+inline constexpr std::int64_t kCheckpointFormat = 2, kOldestCheckpointFormat = 1;
+
+/// A checkpoint of a format that this program doesn't read. Exit code 3.
+struct FormatError : DataError {
+  using DataError::DataError;
+};
 
 /// What the training loop must remember beside weights and moments; all else follows from (seed,
 /// step).
@@ -33,25 +42,51 @@ struct RunIdentity {
   std::uint64_t seed = 1;
   std::int64_t batch_size = 0, block = 1, max_train_examples = 0;
   AdapterSource init_adapter = {};
+  std::int64_t groups = 0;  ///< --graph.groups as asked for; without effect on a cut of none
 };
 
-/// Writes step-NNNNNN/ (temporary directory, checksums, rename) and then LATEST: whole tensors,
-/// whatever the grid. Replicated parameters are hash-compared first. Collective; errors are agreed.
-void save_checkpoint(Job& job, const std::filesystem::path& output, Recommender& model,
-                     Optimizer& optimizer, const TrainingState& state, const RunIdentity& identity);
 /// OUTPUT/step-NNNNNN.
 std::filesystem::path step_directory(const std::filesystem::path& output, std::int64_t step);
-/// Names a step in OUTPUT/BEST. Local to rank 0.
+/// Replace OUTPUT/LATEST and OUTPUT/BEST. Local to rank 0.
+void mark_latest(const std::filesystem::path& output, std::int64_t step);
 void mark_best(const std::filesystem::path& output, std::int64_t step);
 /// Deletes all but the newest `keep` steps; never BEST's or LATEST's. keep <= 0: keeps all. What
 /// cannot be deleted is a warning. Throws DataError if BEST or LATEST is damaged. Local to rank 0.
 void delete_old_steps(const std::filesystem::path& output, std::int64_t keep);
 
+/// Whether OUTPUT holds a run: LATEST, or a step. Throws ConfigError where it is something else: a
+/// dataset, a model, a single step.
+bool holds_run(const std::filesystem::path& output);
+
+struct DamagedStep {
+  std::filesystem::path path;
+  std::string cause;
+};
+/// Where a run goes on.
+struct ResumePoint {
+  std::optional<std::filesystem::path> step;  ///< none: from the start
+  std::vector<DamagedStep> damaged;           ///< what was passed over, LATEST included
+};
+/// The step that LATEST names or, where it is damaged or missing, the newest whole one: each is
+/// verified. Throws DataError where there are steps and none is whole, FormatError. Deletes
+/// nothing. Local to rank 0, which must hold the run's lock.
+ResumePoint find_resume_point(const std::filesystem::path& output);
+/// For a run about to write: removes what killed ones left half-written, and renames damaged steps
+/// to NAME.damaged. What can't be done is a warning. Local to rank 0.
+void tidy_output(const std::filesystem::path& output, const std::vector<DamagedStep>& damaged);
+
+/// Whether a parameter of that name is in adapter/, which has PEFT's names; the others are in
+/// graphlora.safetensors.
+bool is_adapter(const std::string& name);
+/// SHA-256 of a manifest but for its "checksum".
+std::string manifest_checksum(nlohmann::json manifest);
+
 /// A step directory opened for reading: manifest checked, every file's size and checksum verified.
 class Checkpoint {
  public:
   /// `path`: a step, or OUTPUT (BEST, else LATEST; with `prefer_latest` LATEST only). Throws
-  /// DataError. `verify`: checksums too (rank 0 does it for all). Local.
+  /// DataError, of an unknown format FormatError. `verify`: checksums too (rank 0 does it for all).
+  /// Local.
   Checkpoint(const std::filesystem::path& path, bool prefer_latest, bool verify);
 
   const std::filesystem::path& directory() const { return directory_; }
@@ -80,8 +115,5 @@ class Checkpoint {
   std::filesystem::path directory_;
   nlohmann::json manifest_;
 };
-
-/// Directory that LATEST names, if there is one.
-std::optional<std::filesystem::path> latest_step(const std::filesystem::path& output);
 
 }  // namespace graphlora

@@ -58,11 +58,38 @@ std::vector<std::filesystem::path> find_files(const std::filesystem::path& direc
   return paths;
 }
 
-}  // namespace
+/// How many rows a file holds, and how many files there are.
+struct FileLayout {
+  FileLayout(std::int64_t all, const at::Tensor& weight_nD, std::int64_t tensors,
+             std::int64_t max_file_bytes)
+      : nodes(all),
+        row_bytes(8 + tensors * weight_nD.size(1) *
+                          static_cast<std::int64_t>(weight_nD.element_size())),
+        file_rows(std::max<std::int64_t>(1, (max_file_bytes - kHeaderBytes) / row_bytes)),
+        files(std::max<std::int64_t>(1, (nodes + file_rows - 1) / file_rows)) {}
+  std::int64_t nodes, row_bytes, file_rows, files;
 
-void write_embeddings(Communicator& world, const std::filesystem::path& directory,
-                      const NodeMap& map, const at::Tensor& owned, const EmbeddingTable& table,
-                      std::int64_t max_file_bytes) {
+  /// Nodes of a file; none beyond the last one.
+  NodeRange range(std::int64_t file) const {
+    const std::int64_t begin = std::min(nodes, file * file_rows);
+    return {begin, std::min(nodes, begin + file_rows)};
+  }
+};
+
+/// Takes the files of one rank, piece by piece.
+struct EmbeddingSink {
+  virtual ~EmbeddingSink() = default;
+  virtual void begin(const std::string& name,
+                     const std::vector<SafetensorsWriter::Entry>& entries) = 0;
+  virtual void add(const at::Tensor& rows) = 0;  ///< the next rows, in the order of the entries
+  virtual void end() = 0;
+};
+
+/// Brings every file's rows to the rank that keeps it. Collective; all have theirs when it returns.
+/// Throws DataError, what the sink throws only after the last exchange.
+void spread_into_files(Communicator& world, const std::string& where, const NodeMap& map,
+                       const at::Tensor& owned, const EmbeddingTable& table,
+                       std::int64_t max_file_bytes, EmbeddingSink& sink) {
   const int ranks = world.size();
   const std::int64_t nodes = map.nodes(), width = table.weight_nD.size(1);
   std::vector<at::Tensor> columns{table.weight_nD};
@@ -73,14 +100,9 @@ void write_embeddings(Communicator& world, const std::filesystem::path& director
   const at::Tensor shape = at::tensor({width, -width, tensors, -tensors}, at::kLong);
   const at::Tensor largest = shape.clone();
   world.all_reduce(largest, ReduceOp::max, Traffic::control).wait();
-  if (!at::equal(largest, shape)) {
-    throw DataError("{}: ranks hold embeddings of different width or kind", directory.string());
-  }
-  const std::int64_t row_bytes =
-      8 + tensors * width * static_cast<std::int64_t>(table.weight_nD.element_size());
-  const std::int64_t file_rows =
-      std::max<std::int64_t>(1, (max_file_bytes - kHeaderBytes) / row_bytes);
-  const std::int64_t files = std::max<std::int64_t>(1, (nodes + file_rows - 1) / file_rows);
+  if (!at::equal(largest, shape))
+    throw DataError("{}: ranks hold embeddings of different width or kind", where);
+  const FileLayout layout(nodes, table.weight_nD, tensors, max_file_bytes);
 
   const NodeRows node_rows(world, owned);
   const std::int64_t block_rows = std::max<std::int64_t>(
@@ -96,22 +118,19 @@ void write_embeddings(Communicator& world, const std::filesystem::path& director
     }
   };
   // A round fills one file on each rank, block by block.
-  for (std::int64_t round = 0; round < files; round += ranks) {
-    std::vector<NodeRange> file_of_rank(ranks);
-    for (int rank = 0; rank < ranks; ++rank) {
-      file_of_rank[rank].begin = std::min(nodes, (round + rank) * file_rows);
-      file_of_rank[rank].end = std::min(nodes, file_of_rank[rank].begin + file_rows);
-    }
+  for (std::int64_t round = 0; round < layout.files; round += ranks) {
+    std::vector<NodeRange> file_of_rank;
+    for (int rank = 0; rank < ranks; ++rank) file_of_rank.push_back(layout.range(round + rank));
     const NodeRange mine = file_of_rank[world.rank()];
-    std::optional<SafetensorsWriter> file;
+    const bool has_file = round + world.rank() < layout.files;
     attempt([&] {
-      if (round + world.rank() >= files) return;
+      if (!has_file) return;
       std::vector<SafetensorsWriter::Entry> entries{{"node_id", at::kLong, {mine.size()}}};
       for (std::size_t c = 0; c < columns.size(); ++c)
         entries.push_back({kNames[c], columns[c].scalar_type(), {mine.size(), width}});
-      file.emplace(directory / file_name(round + world.rank(), files), entries);
+      sink.begin(file_name(round + world.rank(), layout.files), entries);
       for (std::int64_t begin = mine.begin; begin < mine.end; begin += block_rows)
-        file->write(at::arange(begin, std::min(mine.end, begin + block_rows), at::kLong));
+        sink.add(at::arange(begin, std::min(mine.end, begin + block_rows), at::kLong));
     });
     for (const at::Tensor& column : columns) {
       for (std::int64_t block = 0; block < file_of_rank[0].size(); block += block_rows) {
@@ -124,19 +143,79 @@ void write_embeddings(Communicator& world, const std::filesystem::path& director
         attempt([&] {
           if (!block_FD.defined()) {
             const NodeRange range = block_of_rank[world.rank()];
-            throw DataError("{}: not every node from {} to {} is owned by exactly one rank",
-                            directory.string(), range.begin, range.end - 1);
+            throw DataError("{}: not every node from {} to {} is owned by exactly one rank", where,
+                            range.begin, range.end - 1);
           }
-          if (file) file->write(block_FD);
+          if (has_file) sink.add(block_FD);
         });
       }
     }
     attempt([&] {
-      if (file) file->commit();
+      if (has_file) sink.end();
     });
   }
   world.barrier();
   if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace
+
+std::vector<EmbeddingFile> copy_embeddings(Communicator& world, const NodeMap& map,
+                                           const at::Tensor& owned, const EmbeddingTable& table,
+                                           std::int64_t max_file_bytes) {
+  /// Fills the tensors of one file after the other.
+  struct Copies : EmbeddingSink {
+    std::vector<EmbeddingFile> files;
+    std::size_t tensor = 0;
+    std::int64_t row = 0;
+    void begin(const std::string& name,
+               const std::vector<SafetensorsWriter::Entry>& entries) override {
+      files.push_back({name, {}});
+      for (const auto& entry : entries)
+        files.back().tensors.emplace_back(entry.name, at::empty(entry.shape, entry.dtype));
+      tensor = 0;
+      row = 0;
+    }
+    void add(const at::Tensor& rows) override {
+      auto& tensors = files.back().tensors;
+      while (row == tensors[tensor].second.size(0) && tensor + 1 < tensors.size()) {
+        ++tensor;
+        row = 0;
+      }
+      tensors[tensor].second.narrow(0, row, rows.size(0)).copy_(rows);
+      row += rows.size(0);
+    }
+    void end() override {}
+  } copies;
+  spread_into_files(world, "the embeddings", map, owned, table, max_file_bytes, copies);
+  return std::move(copies.files);
+}
+
+std::int64_t copied_embedding_bytes(const Communicator& world, std::int64_t nodes,
+                                    const EmbeddingTable& table, bool moments,
+                                    std::int64_t max_file_bytes) {
+  const FileLayout layout(nodes, table.weight_nD, moments ? 3 : 1, max_file_bytes);
+  std::int64_t rows = 0;
+  for (std::int64_t file = world.rank(); file < layout.files; file += world.size())
+    rows += layout.range(file).size();
+  return rows * layout.row_bytes;
+}
+
+void write_embeddings(Communicator& world, const std::filesystem::path& directory,
+                      const NodeMap& map, const at::Tensor& owned, const EmbeddingTable& table,
+                      std::int64_t max_file_bytes) {
+  struct Writing : EmbeddingSink {
+    explicit Writing(const std::filesystem::path& path) : directory(path) {}
+    const std::filesystem::path& directory;
+    std::optional<SafetensorsWriter> file;
+    void begin(const std::string& name,
+               const std::vector<SafetensorsWriter::Entry>& entries) override {
+      file.emplace(directory / name, entries);
+    }
+    void add(const at::Tensor& rows) override { file->write(rows); }
+    void end() override { file->commit(); }
+  } writing(directory);
+  spread_into_files(world, directory.string(), map, owned, table, max_file_bytes, writing);
 }
 
 EmbeddingTable read_embeddings(const std::filesystem::path& directory, const at::Tensor& owned,

@@ -21,6 +21,23 @@ void write_embeddings(Communicator& world, const std::filesystem::path& director
                       const NodeMap& map, const at::Tensor& owned, const EmbeddingTable& table,
                       std::int64_t max_file_bytes = 1LL << 30);
 
+/// One file of such a directory, in memory on the CPU.
+struct EmbeddingFile {
+  std::string name;
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+};
+
+/// The files that write_embeddings would have this rank write, whose rows are copies. Collective;
+/// throws DataError as it does.
+std::vector<EmbeddingFile> copy_embeddings(Communicator& world, const NodeMap& map,
+                                           const at::Tensor& owned, const EmbeddingTable& table,
+                                           std::int64_t max_file_bytes = 1LL << 30);
+
+/// Bytes of the rows that copy_embeddings keeps on this rank. Local.
+std::int64_t copied_embedding_bytes(const Communicator& world, std::int64_t nodes,
+                                    const EmbeddingTable& table, bool moments,
+                                    std::int64_t max_file_bytes = 1LL << 30);
+
 /// Reads the rows of `owned` from such a directory into a table of `dtype`; moments are read where
 /// present, else left undefined. Throws DataError (missing ranges, wrong width, NaN). Local.
 EmbeddingTable read_embeddings(const std::filesystem::path& directory, const at::Tensor& owned,

@@ -10,6 +10,7 @@
 #include "dist/device.hpp"
 #include "dist/host_name.hpp"
 #include "model/llm_memory.hpp"
+#include "train/embedding_store.hpp"
 
 namespace graphlora {
 namespace {
@@ -47,6 +48,8 @@ GraphMemory predict_memory(Recommender& model, bool moments) {
       shard.plan(shard.cut().training_view(group));
   if (!model.anchors().frontier())
     memory.gnn = model.anchors().predicted_bytes(shard.cut().full_view(), {});
+  memory.saving =
+      copied_embedding_bytes(workspace.world(), workspace.map->nodes(), model.table(), moments);
   memory.titles = model.prompts().titles().bytes();
   memory.graph = shard.bytes() + kNodeMapBytes * workspace.map->nodes();
   return memory;
@@ -55,15 +58,17 @@ GraphMemory predict_memory(Recommender& model, bool moments) {
 std::string describe_memory(const GraphMemory& mine, Communicator& world) {
   const at::Tensor sums =
       at::tensor({mine.embeddings, mine.moments, mine.graph, mine.titles, mine.gnn}, at::kLong);
-  const at::Tensor most = at::full({1}, mine.total(), at::kLong);
+  const at::Tensor most = at::tensor({mine.total(), mine.saving}, at::kLong);
   world.all_reduce(sums, ReduceOp::sum, Traffic::control).wait();
   world.all_reduce(most, ReduceOp::max, Traffic::control).wait();
   const auto of = [](const at::Tensor& bytes) { return gib(bytes.item<std::int64_t>()); };
   return fmt::format(
       "predicted memory: {} bytes over {} ranks (embeddings {:.3f}, moments {:.3f}, graph {:.3f}, "
-      "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM",
+      "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM; while a "
+      "step "
+      "is saved at most {:.3f} GiB more",
       sums.sum().item<std::int64_t>(), world.size(), of(sums[0]), of(sums[1]), of(sums[2]),
-      of(sums[3]), of(sums[4]), of(most));
+      of(sums[3]), of(sums[4]), of(most[0]), of(most[1]));
 }
 
 void report_llm_memory(Job& job, Recommender& model, const TrainConfig& config) {

@@ -14,6 +14,7 @@ namespace graphlora {
 /// for frontiers, which differ from step to step).
 struct GraphMemory {
   std::int64_t embeddings = 0, moments = 0, graph = 0, titles = 0, gnn = 0;
+  std::int64_t saving = 0;  ///< copies while a step is written, on top
   std::int64_t total() const { return embeddings + moments + graph + titles + gnn; }
 };
 

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
-#include <fstream>
 #include <numeric>
 
 #include <torch/csrc/autograd/autograd.h>
@@ -21,6 +20,7 @@
 #include "train/embedding_store.hpp"
 #include "train/evaluate.hpp"
 #include "train/memory.hpp"
+#include "train/metrics_log.hpp"
 #include "train/norm_table.hpp"
 #include "train/step_plan.hpp"
 
@@ -61,6 +61,8 @@ enum Scalar : std::int64_t {
   kRatioGraph,
   kRatioLora,
   kInterrupted,
+  kWritersDone,
+  kWritersFailed,
   kScalars
 };
 
@@ -110,7 +112,7 @@ Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t ste
   }
 }
 
-StepResult Stepper::step(std::int64_t step) {
+StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   const Workspace& workspace = model_.workspace();
   const ProcessGrid& grid = *workspace.grid;
   const Dataset& dataset = *workspace.dataset;
@@ -199,6 +201,8 @@ StepResult Stepper::step(std::int64_t step) {
     }
     s[kEmbeddingNorm] = embedding_gradient.squared_norm();
     s[kInterrupted] = Job::interrupted() ? 1 : 0;
+    s[kWritersDone] = writer.done ? 1 : 0;
+    s[kWritersFailed] = writer.failed ? 1 : 0;
     s[kScalars + grid.rank()] = tokens;
     s[kScalars + grid.size() + grid.rank()] = static_cast<double>(peak_memory_bytes());
     grid.world().all_reduce(scalars, ReduceOp::sum, Traffic::metrics).wait();
@@ -235,6 +239,8 @@ StepResult Stepper::step(std::int64_t step) {
   result.peak_memory_bytes = static_cast<std::int64_t>(
       *std::max_element(s + kScalars + grid.size(), s + kScalars + 2 * grid.size()));
   result.interrupted = s[kInterrupted] > 0;
+  result.writers_done = static_cast<std::int64_t>(s[kWritersDone]);
+  result.writers_failed = static_cast<std::int64_t>(s[kWritersFailed]);
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     result.divergence = fmt::format(
         "step {}: loss {}, gradient norm {}: training diverged; lower the learning rates or set "
@@ -264,35 +270,6 @@ StepResult Stepper::step(std::int64_t step) {
 }
 
 namespace {
-
-/// metrics.jsonl, written by rank 0 only.
-class MetricsLog {
- public:
-  /// Lines of steps after `last_step` are dropped (a resumed run writes them again). Throws
-  /// DataError.
-  MetricsLog(const std::filesystem::path& path, std::int64_t last_step) : path_(path) {
-    std::string kept;
-    if (last_step > 0 && std::filesystem::exists(path)) {
-      std::ifstream old(path);
-      for (std::string line; std::getline(old, line);) {
-        const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-        if (json.is_object() && json.contains("step") && json["step"].is_number_integer() &&
-            json["step"] <= last_step)
-          kept += line + "\n";
-      }
-    }
-    write_file(path, kept);
-    file_.open(path, std::ios::app);
-  }
-  void write(const nlohmann::ordered_json& line) {
-    file_ << line.dump() << std::endl;
-    if (!file_) throw DataError("{}: cannot write (disk full?)", path_.string());
-  }
-
- private:
-  std::filesystem::path path_;
-  std::ofstream file_;
-};
 
 /// Closing table: where the time went, min/avg/max over ranks, and one line of advice. Collective.
 void print_time_table(Communicator& world,
@@ -369,28 +346,25 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     if (const std::int64_t best = result.state.best_step;
         best >= 0 && std::filesystem::exists(step_directory(config.output, best)))
       mark_best(config.output, best);
-    metrics = std::make_unique<MetricsLog>(config.output / "metrics.jsonl", result.state.step);
+    metrics = std::make_unique<MetricsLog>(config.output / "metrics.jsonl", result.state);
   });
   require_gnn_fits(job, model, stepper->sampler());
   malloc_trim(0);  // what the start has left
   const std::int64_t steps =
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
-  const RunIdentity identity{config.seed, config.batch_size, config.block,
-                             config.max_train_examples, config.init_adapter};
+  const RunIdentity identity{config.seed,         config.batch_size,
+                             config.block,        config.max_train_examples,
+                             config.init_adapter, workspace.partition.groups};
   std::vector<std::int64_t> valid_rows;
   job.agree([&] {
     if (config.eval_every > 0) valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);
   });
   std::int64_t saved_step = checkpoint != nullptr ? result.state.step : -1;
+  CheckpointWriter writer(job, world, {config.output, config.keep, config.check_lock});
   const auto save = [&] {
     if (saved_step == result.state.step) return;
-    save_checkpoint(job, config.output, model, stepper->optimizer(), result.state, identity);
+    writer.start(model, stepper->optimizer(), result.state, identity);
     saved_step = result.state.step;
-    job.agree([&] {
-      if (!root) return;
-      if (result.state.best_step == saved_step) mark_best(config.output, saved_step);
-      delete_old_steps(config.output, config.keep);
-    });
   };
 
   // Scores the validation rows where that is due at the present step and was not done before.
@@ -449,8 +423,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     job.set_step(step);
     const auto step_start = Clock::now();
     const Communication before = communication_of(*workspace.grid);
-    const StepResult r = stepper->step(step);
+    const StepResult r = stepper->step(step, writer.status());
+    writer.advance(r.writers_done, r.writers_failed);
     if (!r.divergence.empty()) {
+      writer.finish();
       if (root) log::error("step {}: norms where training diverged\n{}", step, r.norms);
       job.agree([&] { throw DataError("{}", r.divergence); });
     }
@@ -488,16 +464,22 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     log::info("no better validation AUC in {} evaluations: stopping early", config.patience);
   progress.finish();
   save();
+  writer.finish();
   const at::Tensor memory = at::full({1}, proportional_set_bytes(), at::kLong);
   world.all_reduce(memory, ReduceOp::sum, Traffic::metrics).wait();
   if (root)
     log::info("memory of all ranks at the end, the LLM included: {:.3f} GiB",
               static_cast<double>(memory.item<std::int64_t>()) / (1 << 30));
-  if (result.state.step == first_step) return result;
-  const Communication at_end = communication_of(*workspace.grid);
-  print_time_table(world, stepper->phase_seconds(),
-                   {at_end.seconds - at_start.seconds, at_end.exposed - at_start.exposed},
-                   seconds_since(start));
+  if (result.state.step > first_step) {
+    const Communication at_end = communication_of(*workspace.grid);
+    print_time_table(world, stepper->phase_seconds(),
+                     {at_end.seconds - at_start.seconds, at_end.exposed - at_start.exposed},
+                     seconds_since(start));
+  }
+  job.agree([&] {
+    writer.require_saved();
+    if (root) metrics->require_complete();
+  });
   return result;
 }
 

@@ -2,11 +2,12 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "dist/gradient_sync.hpp"
-#include "train/checkpoint.hpp"
+#include "train/checkpoint_writer.hpp"
 #include "train/sampler.hpp"
 #include "train/schedule.hpp"
 
@@ -24,8 +25,9 @@ struct TrainConfig {
   std::int64_t keep = 2;
   std::int64_t max_train_examples = 0;  ///< 0: all
   bool resume = false;
-  AdapterSource init_adapter = {};  ///< what the adapters' first values are; for the manifest
-  std::string recompute = "none";   ///< none | layer, see GraphLora::set_recompute
+  std::function<void()> check_lock = {};  ///< throws where the output is another run's by now
+  AdapterSource init_adapter = {};        ///< what the adapters' first values are; for the manifest
+  std::string recompute = "none";         ///< none | layer, see GraphLora::set_recompute
   std::uint64_t seed = 1;
   std::vector<std::string> stages{"joint"};  ///< adapter, projector, joint; see Stages
   double unknown_rate = 0.05;
@@ -42,8 +44,9 @@ struct TrainResult {
 };
 
 /// Runs the loop to its end, its early stop or a signal; writes steps, LATEST, BEST and
-/// metrics.jsonl under config.output. With `checkpoint` it continues from there. Collective; errors
-/// are agreed.
+/// metrics.jsonl under config.output. With `checkpoint` it continues from there. A step that can't
+/// be saved is a warning, but an error at the end if it is the last one. Collective; errors are
+/// agreed.
 TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
                   const Checkpoint* checkpoint);
 
@@ -53,6 +56,7 @@ struct StepResult {
   std::int64_t examples = 0, tokens = 0, peak_memory_bytes = 0;
   double token_imbalance = 1;  ///< most tokens of a rank over the mean
   bool interrupted = false;
+  std::int64_t writers_done = 0, writers_failed = 0;  ///< ranks; see CheckpointWriter::advance
   std::string divergence;  ///< why this step moved nothing: a loss or norm that is not finite
   std::string norms;       ///< then, what norm_table says
 };
@@ -62,8 +66,9 @@ struct StepResult {
 class Stepper {
  public:
   Stepper(Recommender& model, const TrainConfig& config, std::int64_t steps);
-  /// Collective; the result is the same on every rank but for the time it took.
-  StepResult step(std::int64_t step);
+  /// Collective; the result is the same on every rank but for the time it took. `writer`: what this
+  /// rank tells the others about the save under way.
+  StepResult step(std::int64_t step, CheckpointWriter::Status writer = {});
   Optimizer& optimizer() { return optimizer_; }
   GradientSync& gradient_sync() { return sync_; }
   const Sampler& sampler() const { return sampler_; }
