@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <system_error>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -85,18 +86,28 @@ Watchdog::Watchdog(std::shared_ptr<FlightRecorder> recorder, milliseconds limit,
       directory_(std::move(directory)),
       asked_(directory_ / "asked"),
       ticked_(steady_now()) {
-  thread_ = quiet_thread([this] { watch(); });
-  second_thread_ = quiet_thread([this] { watch_the_watcher(); });
+  try {
+    thread_ = quiet_thread([this] { watch(); });
+    second_thread_ = quiet_thread([this] { watch_the_watcher(); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw Error(ExitCode::internal,
+                fmt::format("no thread to be had for the watchdog ({}): raise the limit of "
+                            "processes (ulimit -u)",
+                            error.what()));
+  }
 }
 
-Watchdog::~Watchdog() {
+Watchdog::~Watchdog() { stop(); }
+
+void Watchdog::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
-  thread_.join();
-  second_thread_.join();
+  for (std::thread* thread : {&thread_, &second_thread_})
+    if (thread->joinable()) thread->join();
 }
 
 void Watchdog::watch() {

@@ -49,6 +49,7 @@ class WatchdogTest : public testing::Test {
   std::vector<Ending> run(int ranks, const Body& body, milliseconds limit = kLimit,
                           int left_over = 0) {
     std::vector<pid_t> processes;
+    std::fflush(stdout);
     const auto start = Clock::now();
     for (int rank = 0; rank < ranks; ++rank) {
       const pid_t process = fork();
