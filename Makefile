@@ -7,7 +7,7 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make quality      the longer comparison; writes docs/results.md (an hour)"
 	@echo "make scale        time and memory of 250,000 to 2 million users at 8 ranks (half an hour, 16 GB of disk)"
-	@echo "make fuzz         damaged model files against their readers, ten minutes under AddressSanitizer and UBSan"
+	@echo "make fuzz         damaged model files and checkpoints against their readers, ten minutes under AddressSanitizer and UBSan"
 	@echo "make setup build benchmark docs format lint install clean"
 
 quickstart:
@@ -28,7 +28,7 @@ test-gpu:
 # Findings are kept in build/asan/findings; move them to tests/fuzz/regressions/TARGET once they are fixed.
 fuzz:
 	@launch/setup --test
-	@launch/build asan -DGRAPHLORA_TESTS=ON "-DGRAPHLORA_PARTS=core;dist;data;graph;model" fuzz
+	@launch/build asan -DGRAPHLORA_TESTS=ON "-DGRAPHLORA_PARTS=core;dist;data;graph;model;train" fuzz
 	@ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=1024 build/asan/tests/fuzz/fuzz --seconds 600 \
 	  --findings build/asan/findings
 

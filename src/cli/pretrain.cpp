@@ -78,7 +78,6 @@ nlohmann::json describe(const PretrainResult& result, const PretrainConfig& conf
                       {"train_auc", to_json(result.train_auc)},
                       {"valid_auc", to_json(result.valid_auc)},
                       {"seconds", result.seconds},
-                      {"interrupted", result.interrupted},
                       {"config",
                        {{"epochs", config.epochs},
                         {"patience", config.patience},
@@ -129,6 +128,10 @@ int run_pretrain(Job& job, const std::vector<std::string>& arguments) {
   const Dataset& dataset = *workspace.dataset;
   const PretrainResult result =
       pretrain(job, dataset, workspace.shard->owned(), *workspace.map, config);
+  if (result.interrupted) {
+    log::info("interrupted: nothing is written; the same command starts over");
+    return static_cast<int>(ExitCode::interrupted);
+  }
   write_result(job, workspace, directory, result, describe(result, config, dataset));
   if (job.world()->rank() == 0) {
     const auto text = [](const std::optional<double>& value) {
@@ -137,9 +140,8 @@ int run_pretrain(Job& job, const std::vector<std::string>& arguments) {
     fmt::print("{}: best epoch {} of {}, AUC {} on validation, {} on training rows; {:.1f} s\n",
                options.output, result.best_epoch, result.epochs.size(), text(result.valid_auc),
                text(result.train_auc), result.seconds);
-    if (result.interrupted) log::warn("interrupted: the best embeddings so far were written");
   }
-  return static_cast<int>(result.interrupted ? ExitCode::interrupted : ExitCode::ok);
+  return 0;
 }
 
 }  // namespace graphlora

@@ -438,7 +438,9 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     log::info("ready after {:.1f} s ({})", done, parts);
   }
 
-  if (root) tidy_output(config.output, damaged);
+  job.agree([&] {
+    if (root) tidy_output(config.output, damaged);
+  });
   const TrainResult result = train(job, model, config, checkpoint ? &*checkpoint : nullptr);
   if (root) {
     fmt::print("{} after step {}: {}\n", result.interrupted ? "interrupted" : "trained",

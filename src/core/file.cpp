@@ -297,9 +297,9 @@ AtomicDirectory::AtomicDirectory(const fs::path& path, const std::string& marker
 }
 
 AtomicDirectory::~AtomicDirectory() {
-  if (committed_) return;
   std::error_code ignored;
-  fs::remove_all(temporary_, ignored);
+  fs::remove_all(temporary_, ignored);  // after a commit that failed late, the older directory
+  if (committed_) return;
   for (const fs::path& parent : new_parents_) fs::remove(parent, ignored);
 }
 

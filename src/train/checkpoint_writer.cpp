@@ -60,7 +60,7 @@ void CheckpointWriter::advance(std::int64_t done, std::int64_t failed) {
 
 void CheckpointWriter::publish() {
   contents_->write_manifest(directory_->path());
-  if (options_.check) options_.check();
+  if (options_.before_publishing) options_.before_publishing();
   directory_->commit();
   mark_latest(options_.output, step_);
   if (contents_->is_best()) mark_best(options_.output, step_);

@@ -24,7 +24,7 @@ class CheckpointWriter {
     std::filesystem::path output;
     std::int64_t keep = 0;  ///< see delete_old_steps
     /// Called by rank 0's thread before it renames; what it throws fails the save.
-    std::function<void()> check = {};
+    std::function<void()> before_publishing = {};
   };
   /// One rank's part in the present stage.
   struct Status {

@@ -63,6 +63,11 @@ void MetricsLog::flush() {
   if (written > 0 && ftruncate(file_, size_) != 0) size_ += written;
 }
 
+void MetricsLog::sync() const {
+  // A failure shows with the next line.
+  if (fdatasync(file_) != 0) return;
+}
+
 void MetricsLog::require_complete() {
   flush();
   if (!pending_.empty())

@@ -20,6 +20,8 @@ class MetricsLog {
 
   /// The first failure of several is a warning.
   void write(const nlohmann::ordered_json& line);
+  /// Brings what was written to the disk: before a step that it belongs to. For any thread.
+  void sync() const;
   /// Throws DataError if lines are missing in the file.
   void require_complete();
 

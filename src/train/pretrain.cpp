@@ -556,6 +556,7 @@ PretrainResult pretrain_in(Job& job, const Dataset& dataset, const at::Tensor& o
   }
   progress.finish();
   job.set_step(-1);
+  if (result.interrupted) return result;
   if (world.rank() == 0 && !result.valid_auc) {
     log::warn(
         "the validation rows don't hold both labels: pretrain ran {} epochs without early stop",

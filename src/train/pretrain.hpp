@@ -38,7 +38,7 @@ struct PretrainResult {
   std::optional<double> train_auc, valid_auc;  ///< of the table; train: over a sample
   double seconds = 0;
   std::int64_t batch_size = 0;  ///< rows, as used
-  bool interrupted = false;     ///< a signal ended it early; the table is the best so far
+  bool interrupted = false;     ///< a signal ended it early: the table is no result
 };
 
 /// Factorizes the labels of all training rows: minimizes the mean BCE of E_u·E_v over a batch's

@@ -360,7 +360,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     if (config.eval_every > 0) valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);
   });
   std::int64_t saved_step = checkpoint != nullptr ? result.state.step : -1;
-  CheckpointWriter writer(job, world, {config.output, config.keep, config.check_lock});
+  CheckpointWriter writer(job, world, {config.output, config.keep, [&] {
+                                         if (config.check_lock) config.check_lock();
+                                         metrics->sync();
+                                       }});
   const auto save = [&] {
     if (saved_step == result.state.step) return;
     writer.start(model, stepper->optimizer(), result.state, identity);

@@ -12,6 +12,7 @@
 #include "core/safetensors.hpp"
 #include "data/dataset_writer.hpp"
 #include "support/process.hpp"
+#include "train/checkpoint.hpp"
 
 namespace graphlora {
 namespace {
@@ -161,6 +162,7 @@ void bless(const fs::path& step) {
       about["bytes"] = fs::file_size(step / name);
       about["sha256"] = sha256_file(step / name);
     }
+    manifest["checksum"] = manifest_checksum(manifest);
   });
 }
 
@@ -664,7 +666,12 @@ TEST_F(HostileInput, TemplatesAndTrainingFlags) {
 
 TEST_F(HostileInput, Checkpoint) {
   const auto manifest = [](std::function<void(nlohmann::json&)> change) {
-    return [=](const fs::path& root) { edit_json(root / "out/step-000001/manifest.json", change); };
+    return [=](const fs::path& root) {
+      edit_json(root / "out/step-000001/manifest.json", [&](nlohmann::json& manifest) {
+        change(manifest);
+        manifest["checksum"] = manifest_checksum(manifest);
+      });
+    };
   };
   const auto blessed = [](const char* file, const char* tensor,
                           std::function<at::Tensor(at::Tensor)> change) {
@@ -694,6 +701,12 @@ TEST_F(HostileInput, Checkpoint) {
       {"manifest an array",
        [](const fs::path& r) { put(r / "out/step-000001/manifest.json", "[]"); }, kEvaluate, 3,
        "manifest.json"},
+      {"manifest changed",
+       [](const fs::path& r) {
+         edit_json(r / "out/step-000001/manifest.json",
+                   [](nlohmann::json& j) { j["state"]["best_auc"] = 0.9; });
+       },
+       kEvaluate, 3, "manifest.json: is damaged"},
       {"another format", manifest([](nlohmann::json& j) { j["format"] = 99; }), kEvaluate, 3,
        "manifest.json"},
       {"no sampler", manifest([](nlohmann::json& j) { j.erase("sampler"); }), kEvaluate, 3,

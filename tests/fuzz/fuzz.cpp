@@ -1,5 +1,6 @@
 // Feeds damaged model files to their readers: config.json, safetensors, whole checkpoints, the
-// index of their shards, tokenizer.json, tokenizer.model. Every input must be read, or refused by
+// index of their shards, tokenizer.json, tokenizer.model; and damaged checkpoints of a run: a step's
+// manifest, LATEST, a file of embeddings. Every input must be read, or refused by
 // one of the program's own errors, within 10 seconds and bounded memory.
 #include <sys/resource.h>
 #include <unistd.h>
@@ -26,6 +27,8 @@
 #include "model/hf_checkpoint.hpp"
 #include "model/model_slice.hpp"
 #include "support/temporary_directory.hpp"
+#include "train/checkpoint.hpp"
+#include "train/embedding_store.hpp"
 
 namespace graphlora::fuzz {
 namespace {
@@ -166,6 +169,78 @@ std::vector<std::string> files_of(const fs::path& directory) {
   return contents;
 }
 
+constexpr std::int64_t kNodes = 5;
+constexpr const char* kStep = "step-000001";
+constexpr const char* kEmbeddings = "embeddings-00000-of-00001.safetensors";
+
+/// A whole step of a run, of a model of nothing.
+void write_step(const fs::path& step) {
+  make_directories(step / "adapter");
+  write_file(step / "adapter/adapter_config.json", "{}");
+  for (const char* name :
+       {"adapter/adapter_model.safetensors", "graphlora.safetensors", "optimizer.safetensors"})
+    write_safetensors(step / name, {{"x", at::zeros({2})}});
+  write_safetensors(step / kEmbeddings, {{"node_id", at::arange(kNodes, at::kLong)},
+                                         {"weight", at::ones({kNodes, 3})},
+                                         {"exp_avg", at::ones({kNodes, 3})},
+                                         {"exp_avg_sq", at::ones({kNodes, 3})}});
+  ModelConfig model;
+  model.lora.targets = {"q_proj"};
+  nlohmann::json manifest{
+      {"format", kCheckpointFormat},
+      {"version", "0"},
+      {"step", 1},
+      {"model", to_json(model)},
+      {"templates", "t"},
+      {"bias_columns", true},
+      {"init_adapter", {{"path", "p"}, {"fingerprint", "f"}}},
+      {"sampler",
+       {{"seed", 1},
+        {"batch_size", 1},
+        {"block", 1},
+        {"max_train_examples", 0},
+        {"cut", "fold"},
+        {"groups", 1},
+        {"groups_asked", 1}}},
+      {"state",
+       {{"best_auc", 0.5}, {"best_step", 1}, {"evaluations_since_best", 0}, {"evaluated_step", 1}}},
+      {"base_model", {{"path", "b"}, {"fingerprint", "f"}}},
+      {"dataset", {{"path", "d"}, {"fingerprint", "f"}}}};
+  for (const char* name : {"adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+                           "graphlora.safetensors", "optimizer.safetensors", kEmbeddings}) {
+    manifest["files"][name] = {{"bytes", fs::file_size(step / name)},
+                               {"sha256", sha256_file(step / name)}};
+  }
+  manifest["checksum"] = manifest_checksum(manifest);
+  write_json(step / "manifest.json", manifest);
+}
+
+/// What resuming asks of a manifest. Half of them get a right checksum, which would hide what is
+/// behind it.
+void read_manifest(const fs::path& run) {
+  const fs::path step = run / kStep;
+  auto json = nlohmann::json::parse(read_file(step / "manifest.json"), nullptr, false);
+  if (json.is_object() && json.size() % 2 == 1) {
+    json["checksum"] = manifest_checksum(json);
+    write_json(step / "manifest.json", json);
+  }
+  const Checkpoint checkpoint(step, /*prefer_latest=*/true, /*verify=*/true);
+  checkpoint.model_config();
+  checkpoint.state();
+  checkpoint.bias_columns();
+  checkpoint.cut();
+  checkpoint.groups();
+  checkpoint.init_adapter();
+  checkpoint.require_identity({1, 1, 1, 0, {}, 1});
+}
+
+/// LATEST may be anything: the whole step is found.
+void read_latest(const fs::path& run) {
+  const ResumePoint point = find_resume_point(run);
+  if (!point.step || *point.step != run / kStep)
+    throw std::logic_error("a whole step was not found");
+}
+
 /// The targets, each with a directory of its own below `work` and its seeds.
 std::vector<Target> make_targets(const Options& options, const fs::path& work) {
   std::vector<Target> all{
@@ -175,7 +250,12 @@ std::vector<Target> make_targets(const Options& options, const fs::path& work) {
       {"checkpoint", "model.safetensors", mutate_safetensors, load_checkpoint},
       {"index", "model.safetensors.index.json", mutate_json, load_checkpoint},
       {"tokenizer", "tokenizer.json", mutate_json, use_tokenizer},
-      {"sentencepiece", "tokenizer.model", mutate_bytes, use_tokenizer}};
+      {"sentencepiece", "tokenizer.model", mutate_bytes, use_tokenizer},
+      {"manifest", std::string(kStep) + "/manifest.json", mutate_json, read_manifest},
+      {"latest", "LATEST", mutate_bytes, read_latest},
+      {"embeddings", kEmbeddings, mutate_safetensors, [](const fs::path& directory) {
+         read_embeddings(directory, at::arange(kNodes, at::kLong), kNodes, at::kFloat);
+       }}};
   const fs::path golden = options.golden, model = golden / "tiny_qwen2";
   for (Target& target : all) {
     const fs::path directory = work / target.name;
@@ -196,6 +276,15 @@ std::vector<Target> make_targets(const Options& options, const fs::path& work) {
       add(directory / "model.safetensors.index.json");
     } else if (target.name == "tokenizer") {
       add(golden / "tiny_llama" / "tokenizer.json");
+    } else if (target.name == "manifest") {
+      write_step(directory / kStep);
+      add(directory / kStep / "manifest.json");
+    } else if (target.name == "latest") {
+      write_step(directory / kStep);
+      target.seeds.push_back(fmt::format("{}\n", kStep));
+    } else if (target.name == "embeddings") {
+      write_step(directory / kStep);
+      add(directory / kStep / kEmbeddings);
     } else {
       target.seeds.push_back(sentencepiece_model());
     }
@@ -315,7 +404,7 @@ int run(int argc, char** argv) {
   namespace po = boost::program_options;
   Options options;
   po::options_description description(
-      "Damaged model files against their readers; exit code 1 where one was neither read nor "
+      "Damaged model files and checkpoints against their readers; exit code 1 where one was neither read nor "
       "refused "
       "by one of its own errors. A crash leaves its input in a directory graphlora-test-* of the "
       "temporary directory.");
@@ -325,7 +414,8 @@ int run(int argc, char** argv) {
       "first", po::value(&options.first)->default_value(0), "number of the first input")(
       "count", po::value(&options.count)->default_value(0), "inputs of each target; 0: by time")(
       "target", po::value(&options.target),
-      "only config, safetensors, checkpoint, index, tokenizer or sentencepiece")(
+      "only config, safetensors, checkpoint, index, tokenizer, sentencepiece, manifest, latest or "
+      "embeddings")(
       "max-mib", po::value(&options.memory)->default_value(options.memory), "bound on memory")(
       "corpus", po::value(&options.corpus)->default_value(options.corpus), "DIR: more seeds")(
       "regressions", po::value(&options.regressions)->default_value(options.regressions),

@@ -235,7 +235,7 @@ TEST_F(SplitRun, CheckpointsAreTopologyFree) {
   const TrainConfig config = tiny_train_config();
   Optimizer optimizer(model->parameters(), config.optimizer);
   const auto output = shared_.directory() / "split";
-  save_checkpoint(job(), output, *model, optimizer, {}, {});
+  save_now(job(), output, *model, optimizer);
 
   Job alone(std::shared_ptr<Communicator>(world().split(world().rank(), 0)));
   const TemporaryDirectory own;
@@ -248,7 +248,7 @@ TEST_F(SplitRun, CheckpointsAreTopologyFree) {
     for (const Parameter& p : whole->parameters()) at::Tensor(p.value).fill_(0.5);
   }
   Checkpoint(output, true, true).load_parameters(*whole);
-  save_checkpoint(alone, own / "whole", *whole, whole_optimizer, {}, {});
+  save_now(alone, own / "whole", *whole, whole_optimizer);
   for (const char* file : {"adapter/adapter_model.safetensors", "adapter/adapter_config.json",
                            "graphlora.safetensors", "optimizer.safetensors"}) {
     EXPECT_EQ(sha256_file(step_directory(output, 0) / file),
@@ -273,7 +273,7 @@ TEST_F(SplitRun, AdaptersToStartFromAreSliced) {
   const auto model = make_model(every_target());
   Optimizer optimizer(model->parameters(), tiny_train_config().optimizer);
   const auto output = shared_.directory() / "peft";
-  save_checkpoint(job(), output, *model, optimizer, {}, {});
+  save_now(job(), output, *model, optimizer);
   const auto other = make_model(every_target());
   {
     const at::NoGradGuard guard;

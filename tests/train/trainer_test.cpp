@@ -185,9 +185,10 @@ TEST(ParameterTraffic, EqualsTheParametersBytes) {
                              workspace.grid->data().counter(Traffic::parameters).bytes;
   EXPECT_EQ(moved, 3 * expected);
   EXPECT_EQ(stepper.gradient_sync().bytes_per_step(), expected);
-  // The scalars of a step: loss, tokens, norm of E, two of the ratio, signal; two a rank.
+  // The scalars of a step: loss, tokens, norm of E, two of the ratio, signal, two of a save under
+  // way; two a rank.
   EXPECT_EQ(workspace.grid->world().counter(Traffic::metrics).bytes,
-            3 * static_cast<std::int64_t>(sizeof(double)) * (6 + 2 * world().size()));
+            3 * static_cast<std::int64_t>(sizeof(double)) * (8 + 2 * world().size()));
   // Which anchors each rank wants: their ids, two an example, and how many.
   EXPECT_LE(workspace.grid->world().counter(Traffic::control).bytes,
             3 * 8 * (2 * config.batch_size + world().size()));
@@ -248,6 +249,7 @@ TEST(Checkpoints, KeepTheNewestAndTheBest) {
   delete_old_steps(output, 1);
   EXPECT_EQ(kept(), (std::set<std::int64_t>{1, 5}));
   EXPECT_TRUE(std::filesystem::exists(output / "step-000001.tmp-1"));
+  EXPECT_FALSE(std::filesystem::exists(output / "step-000003.tmp-old"));
   write_file(output / "BEST", "../5");
   EXPECT_THROW(delete_old_steps(output, 1), DataError);
 }

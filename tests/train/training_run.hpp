@@ -51,6 +51,15 @@ inline void randomize_b(const Recommender& model) {
   }
 }
 
+/// Saves step 0 and waits for it. Collective.
+inline void save_now(Job& job, const std::filesystem::path& output, Recommender& model,
+                     Optimizer& optimizer) {
+  CheckpointWriter writer(job, *job.world(), {output, 0});
+  writer.start(model, optimizer, {}, {});
+  writer.finish();
+  EXPECT_FALSE(writer.failed());
+}
+
 /// The LLM of a run, and how many ranks share one.
 struct Llm {
   std::filesystem::path directory = kTinyLlama;
