@@ -1,7 +1,8 @@
 # make quickstart   from nothing to a trained recommender and its AUC (25 minutes on 2 cores)
 # make test         installs everything, builds, runs all tests
+# make test-slurm   the Slurm scripts on a private Slurm, as root (5 minutes)
 # make test-gpu     on a machine with a GPU: all of that on it, over NCCL too, and compute-sanitizer
-.PHONY: help quickstart test test-full test-gpu fuzz quality scale setup build benchmark docs format lint install clean
+.PHONY: help quickstart test test-full test-slurm test-gpu fuzz quality scale setup build benchmark docs format lint install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -21,6 +22,9 @@ test:
 
 # The parity suite runs whole in `make test`.
 test-full: test
+
+test-slurm:
+	@launch/test-slurm
 
 test-gpu:
 	@launch/test-gpu
