@@ -5,9 +5,17 @@
 
 #include <limits>
 
+#include "core/error.hpp"
 #include "dist/job.hpp"
 
 namespace graphlora {
+namespace {
+
+constexpr const char* kTimeout = "comm.timeout";
+constexpr const char* kRecordings = "comm.dump";
+constexpr const char* kDebug = "comm.debug";
+
+}  // namespace
 
 void add_common_options(OptionTable& table, CommonOptions& options, Computes computes) {
   // Values only: whether there is a GPU is found out by Job::use_device.
@@ -41,7 +49,36 @@ void add_common_options(OptionTable& table, CommonOptions& options, Computes com
            one_of(options.precision, {"bf16", "fp32", "fp64"}))
       .add(kCommonGroup, "threads", &options.threads,
            "threads of each rank; 0: the cores it may use, shared with the other ranks of its host",
-           in_range(options.threads, 0, 4096));
+           in_range(options.threads, 0, 4096))
+      .add(kCommonGroup, kTimeout, &options.timeout,
+           "SECONDS: how long a rank waits in one operation for ranks that give no sign of life, "
+           "before it names them and ends the job",
+           in_range(options.timeout, 1, 7 * 24 * 3600))
+      .add(kCommonGroup, kRecordings, &options.recordings,
+           "DIR: where ranks leave their flight recordings when a job of several fails, and signs "
+           "of life while one waits long; all ranks must see it. Empty: OUTPUT/flight in train, "
+           "else graphlora-flight in the working directory")
+      .add(kCommonGroup, kDebug, &options.debug,
+           "compare before each operation what the ranks are about to do: slow, finds the first "
+           "mismatch");
+}
+
+JobGuard job_guard(OptionTable table, const std::vector<std::string>& arguments) {
+  CommonOptions options;
+  std::map<std::string, std::string> values;
+  try {
+    if (table.parse(arguments)) {
+      for (const auto& [name, value] : table.values()) values[name] = value;
+      options.timeout = std::stoll(values.at(kTimeout));
+    }
+  } catch (const ConfigError&) {  // NOLINT: reported by the command
+    values.clear();
+  }
+  std::filesystem::path recordings = values[kRecordings];
+  if (recordings.empty() && table.command() == "train" && !values["output"].empty())
+    recordings = std::filesystem::path(values["output"]) / "flight";
+  if (recordings.empty()) recordings = "graphlora-flight";
+  return {std::chrono::seconds(options.timeout), recordings, values[kDebug] == "true"};
 }
 
 void apply_common_options(const CommonOptions& options, Communicator& world) {

@@ -10,6 +10,7 @@
 #include "core/safetensors.hpp"
 #include "data/dataset.hpp"
 #include "data/tokenizer.hpp"
+#include "dist/flight_report.hpp"
 #include "graph/shard.hpp"
 #include "graph/shard_writer.hpp"
 #include "model/hf_checkpoint.hpp"
@@ -153,18 +154,22 @@ Json describe(const fs::path& path) {
       {"config.json", describe_llm}};
   try {
     if (!fs::exists(path)) throw DataError("{}: does not exist", path.string());
-    if (!fs::is_directory(path)) return describe_safetensors(path);
+    if (!fs::is_directory(path)) {
+      return path.extension() == ".json" ? describe_recording(path) : describe_safetensors(path);
+    }
     for (const auto& [file, describe_kind] : kinds) {
       if (fs::exists(path / file)) return describe_kind(path);
     }
+    if (holds_recordings(path)) return compare_recordings(path);
   } catch (const fs::filesystem_error& error) {
     throw DataError("{}: {}", path.string(), error.code().message());
   } catch (const Json::exception& error) {
     throw DataError("{}: is damaged ({})", path.string(), error.what());
   }
   throw DataError(
-      "{}: is no dataset, partition, pretrained embeddings, checkpoint or LLM (it has none of "
-      "dataset.json, partition.json, pretrain.json, manifest.json, BEST, LATEST, config.json)",
+      "{}: is no dataset, partition, pretrained embeddings, checkpoint, LLM or flight recordings "
+      "(it has none of dataset.json, partition.json, pretrain.json, manifest.json, BEST, LATEST, "
+      "config.json, rank-*.json)",
       path.string());
 }
 

@@ -1,5 +1,5 @@
-// What stands behind a path: a dataset, a partition, embeddings, a checkpoint, an LLM, a
-// safetensors file.
+// What stands behind a path: a dataset, a partition, embeddings, a checkpoint, an LLM, flight
+// recordings, a safetensors file.
 #pragma once
 #include <filesystem>
 #include <nlohmann/json.hpp>

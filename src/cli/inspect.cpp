@@ -27,12 +27,15 @@ struct InspectOptions {
     OptionTable table(
         "inspect", "Describes a file or directory, or prints prompts as the LLM sees them",
         "With PATH: opens and checks a dataset, a partition, pretrained embeddings, a "
-        "checkpoint (a step or a training output), an LLM directory or a safetensors "
+        "checkpoint (a step or a training output), an LLM directory, flight recordings (a "
+        "file, or a directory of them, whose ranks are then compared) or a safetensors "
         "file, and says what is in it. With --data: prints prompts, either those of the "
         "sample that evaluate scores, or a training step's global batch.");
     table.example("graphlora inspect run/dataset", "users, items, rows per split, sources")
         .example("graphlora inspect run/out --json",
                  "the best checkpoint's manifest, all files verified")
+        .example("graphlora inspect run/out/flight",
+                 "after a failure on several ranks: which one was behind, in which operation")
         .example("graphlora inspect --data run/dataset --model run/model --split test --prompts 3",
                  "three prompts with the built-in templates")
         .example(

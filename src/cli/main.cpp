@@ -99,14 +99,15 @@ int run_program(int argc, char** argv) {
     flush_results();
     return 0;
   }
-  Job job(&argc, &argv);
+  const Command* command = find_command(words[0]);
+  const std::vector<std::string> arguments(words.begin() + 1, words.end());
+  Job job(&argc, &argv, command ? job_guard(command->describe(), arguments) : JobGuard{});
   int code = 0;
   const int failure = job.run([&] {
-    const Command* command = find_command(words[0]);
     job.agree([&] {
       if (!command) throw unknown_command(words[0]);
     });
-    code = command->run(job, {words.begin() + 1, words.end()});
+    code = command->run(job, arguments);
     job.agree(flush_results);
   });
   return failure != 0 ? failure : code;

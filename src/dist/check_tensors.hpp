@@ -36,6 +36,8 @@ inline constexpr const char* kBroadcast = "broadcast";
 inline constexpr const char* kAllGather = "all-gather of rows";
 inline constexpr const char* kAllToAll = "all-to-all of rows";
 inline constexpr const char* kReduceScatter = "reduce-scatter of rows";
+inline constexpr const char* kBarrier = "barrier";
+inline constexpr const char* kSplit = "split";
 
 /// Bytes of one row of a tensor.
 std::int64_t row_bytes(const at::Tensor& rows);

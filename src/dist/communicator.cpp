@@ -3,7 +3,35 @@
 #include <exception>
 #include <numeric>
 
+#include "dist/flight_recorder.hpp"
+
 namespace graphlora {
+
+const char* traffic_name(Traffic traffic) {
+  switch (traffic) {
+    case Traffic::parameters:
+      return "parameters";
+    case Traffic::activations:
+      return "activations";
+    case Traffic::halo:
+      return "halo";
+    case Traffic::hubs:
+      return "hubs";
+    case Traffic::anchors:
+      return "anchors";
+    case Traffic::embedding:
+      return "embedding";
+    case Traffic::metrics:
+      return "metrics";
+    case Traffic::control:
+      return "control";
+    case Traffic::pretrain:
+      return "pretrain";
+    case Traffic::count:
+      break;
+  }
+  return "unknown";
+}
 
 Handle::~Handle() {
   if (!operation_ || std::uncaught_exceptions() > 0) return;
@@ -23,6 +51,27 @@ Handle& Handle::operator=(Handle&& other) {
 
 void Handle::wait() {
   if (const auto operation = std::move(operation_)) operation->wait();
+}
+
+void Communicator::name_axis(const std::string& name) {
+  if (recorder_) recorder_->name_axis(*axis_, name);
+}
+
+void Communicator::share_records(const Communicator& other) {
+  counters_ = other.counters_;
+  recorder_ = other.recorder_;
+  axis_ = other.axis_;
+}
+
+void Communicator::record_in(std::shared_ptr<FlightRecorder> recorder, const std::string& axis,
+                             std::vector<int> world_ranks) {
+  recorder_ = std::move(recorder);
+  axis_ = recorder_->add_axis(axis, std::move(world_ranks));
+}
+
+std::uint64_t Communicator::note(const char* operation, Traffic traffic, std::int64_t bytes,
+                                 std::uint64_t peers) const {
+  return recorder_->issue(operation, traffic_name(traffic), *axis_, bytes, peers);
 }
 
 std::vector<std::int64_t> Communicator::exchange_counts(std::span<const std::int64_t> send_counts,

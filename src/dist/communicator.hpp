@@ -18,6 +18,9 @@
 
 namespace graphlora {
 
+class FlightRecorder;
+struct FlightAxis;
+
 enum class ReduceOp { sum, max, min };
 
 /// What bytes are moved for: counters are kept per kind, so that a test can prove what travels.
@@ -33,6 +36,9 @@ enum class Traffic : std::uint8_t {
   pretrain,
   count
 };
+
+/// "halo", "control", …
+const char* traffic_name(Traffic traffic);
 
 /// A running operation. Move-only; destroying or overwriting one that was not waited for waits,
 /// except while an exception unwinds the stack: then other ranks may never come, and the operation
@@ -109,6 +115,12 @@ class Communicator {
   }
   void reset_counters() { *counters_ = {}; }
 
+  /// Where operations are noted; a communicator split from another notes in the same place. May be
+  /// null.
+  const std::shared_ptr<FlightRecorder>& recorder() const { return recorder_; }
+  /// What recordings call these ranks: "data", "tensor".
+  void name_axis(const std::string& name);
+
  protected:
   TrafficCounter& counter_of(Traffic traffic) {
     return (*counters_)[static_cast<std::size_t>(traffic)];
@@ -116,10 +128,18 @@ class Communicator {
   using Counters = std::array<TrafficCounter, static_cast<std::size_t>(Traffic::count)>;
   /// They outlive the communicator where an operation still under way holds them.
   std::shared_ptr<Counters> counters() const { return counters_; }
-  /// From now on both communicators count in one place.
-  void share_counters(const Communicator& other) { counters_ = other.counters_; }
+  /// From now on both communicators count and note in one place.
+  void share_records(const Communicator& other);
+  /// From now on operations are noted there, as ones of these world ranks.
+  void record_in(std::shared_ptr<FlightRecorder> recorder, const std::string& axis,
+                 std::vector<int> world_ranks);
+  /// Notes an operation that begins; returns its number. `peers`: see FlightRecorder::Operation.
+  std::uint64_t note(const char* operation, Traffic traffic, std::int64_t bytes,
+                     std::uint64_t peers = 0) const;
 
  private:
+  std::shared_ptr<FlightRecorder> recorder_;
+  std::shared_ptr<FlightAxis> axis_;
   std::shared_ptr<Counters> counters_ = std::make_shared<Counters>();
 };
 

@@ -19,10 +19,15 @@
 #include <string_view>
 #include <system_error>
 
+#include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/memory.hpp"
+#include "dist/checked_communicator.hpp"
 #include "dist/device.hpp"
+#include "dist/flight_recorder.hpp"
 #include "dist/host_name.hpp"
 #include "dist/nccl_communicator.hpp"
+#include "dist/watchdog.hpp"
 
 namespace graphlora {
 namespace {
@@ -58,10 +63,63 @@ bool under_mpirun() {
                      [](const char* mark) { return std::getenv(mark) != nullptr; });
 }
 
+/// The first of these variables that holds a number; `otherwise` if none does.
+int number_of(std::initializer_list<const char*> variables, int otherwise) {
+  for (const char* variable : variables) {
+    const char* text = std::getenv(variable);
+    if (text == nullptr) continue;
+    int number = 0;
+    const std::string_view view = text;
+    const auto [end, error] = std::from_chars(view.data(), view.data() + view.size(), number);
+    if (error == std::errc{} && end == view.data() + view.size() && number >= 0) return number;
+  }
+  return otherwise;
+}
+
+/// What launchers say of this process, until MPI does.
+FlightRecorder::Place launched_place() {
+  FlightRecorder::Place place;
+  place.rank = number_of({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0);
+  place.ranks = number_of({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}, 1);
+  return place;
+}
+
+/// A thread of its own, blocked in a call that needs the other ranks.
+template <class Call>
+auto blocked(FlightRecorder& recorder, FlightAxis& axis, const char* name, Call call) {
+  const FlightRecorder::Id noted =
+      recorder.issue(name, traffic_name(Traffic::control), axis, /*bytes=*/0);
+  const FlightRecorder::Waiting waiting(recorder, noted);
+  const auto result = call();
+  recorder.complete(noted);
+  return result;
+}
+
 struct Failure {
   ExitCode code = ExitCode::ok;
   std::string cause;
+  bool of_one_rank = false;  ///< by its nature: a wrong file is found by all
 };
+
+/// `allocator`: what the allocator says; may be empty.
+std::string out_of_memory(const std::string& allocator) {
+  return fmt::format(
+      "out of memory{}; this rank had {:.2f} GiB at most; give each rank more memory, or run fewer "
+      "ranks on a host; training takes less with a lower --micro-batch, --recompute layer, "
+      "--precision bf16 or more ranks (docs/memory.md)",
+      allocator.empty() ? "" : fmt::format(" ({})", allocator),
+      static_cast<double>(peak_memory_bytes()) / (1 << 30));
+}
+
+/// What the allocators of LibTorch have to say, if it is they who failed.
+std::optional<std::string> allocator_failure(const c10::Error& error) {
+  const std::string text = error.what_without_backtrace();
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) return text;
+  constexpr std::string_view kOfCpu = "DefaultCPUAllocator: ";
+  const std::size_t at = text.find(kOfCpu);
+  if (at == std::string::npos) return std::nullopt;
+  return text.substr(at + kOfCpu.size());
+}
 
 /// What the exception in flight means. LibTorch's errors lose their backtrace.
 Failure current_failure() {
@@ -70,12 +128,14 @@ Failure current_failure() {
   } catch (const Error& error) {
     return {error.code(), error.what()};
   } catch (const std::bad_alloc&) {
-    return {ExitCode::internal, "out of memory"};
+    return {ExitCode::internal, out_of_memory(""), true};
   } catch (const std::system_error& error) {
     return {ExitCode::data, error.what()};  // file systems, and streams that can't be written
   } catch (const nlohmann::json::exception& error) {
     return {ExitCode::data, error.what()};
   } catch (const c10::Error& error) {
+    if (const auto failed = allocator_failure(error))
+      return {ExitCode::internal, out_of_memory(*failed), true};
     return {ExitCode::internal, error.what_without_backtrace()};
   } catch (const std::exception& error) {
     return {ExitCode::internal, error.what()};
@@ -146,19 +206,28 @@ void print_error(std::string text) {
 
 }  // namespace
 
-Job::Job(int* argc, char*** argv) {
+Job::Job(int* argc, char*** argv, JobGuard guard)
+    : guard_(std::move(guard)),
+      recorder_(std::make_shared<FlightRecorder>()),
+      life_(recorder_->add_axis("job", {})) {
   // Read before MPI starts, which may set such variables itself.
   mpirun_ = under_mpirun();
+  const bool launched = std::any_of(kLaunchers.begin(), kLaunchers.end(),
+                                    [](const char* mark) { return std::getenv(mark) != nullptr; });
+  recorder_->set_place(launched_place());
+  if (launched && guard_.timeout.count() > 0)
+    watchdog_ = std::make_unique<Watchdog>(recorder_, guard_.timeout, guard_.recordings);
   // Alone, Open MPI would start a daemon, only to be able to spawn more processes, and look for
   // network cards for 0.2 s.
-  if (std::none_of(kLaunchers.begin(), kLaunchers.end(),
-                   [](const char* mark) { return std::getenv(mark) != nullptr; })) {
+  if (!launched) {
     setenv("OMPI_MCA_ess_singleton_isolated", "1", /*overwrite=*/0);
     setenv("OMPI_MCA_pml", "ob1", /*overwrite=*/0);
     setenv("OMPI_MCA_btl", "self", /*overwrite=*/0);
   }
   int provided = 0;
-  const int status = MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided);
+  const int status = blocked(*recorder_, *life_, "start of MPI", [&] {
+    return MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided);
+  });
   if (status != MPI_SUCCESS) throw CommError("MPI_Init_thread failed with code {}", status);
   if (provided < MPI_THREAD_SERIALIZED) {
     throw CommError(
@@ -166,20 +235,77 @@ Job::Job(int* argc, char*** argv) {
         provided);
   }
   owns_mpi_ = true;
-  world_ = make_mpi_world();
-  local_rank_ = rank_on_host();
-  log::init(world_->rank(), world_->size());
+  mpi_world_ = blocked(*recorder_, *life_, "start of the job",
+                       [&] { return make_mpi_world(std::int64_t{1} << 30, recorder_); });
+  local_rank_ = blocked(*recorder_, *life_, "start of the job", rank_on_host);
+  log::init(mpi_world_->rank(), mpi_world_->size());
+  find_place();
+  if (mpi_world_->size() == 1) watchdog_.reset();
+  world_ = guarded(mpi_world_);
 }
 
 Job::Job(std::shared_ptr<Communicator> world, at::Device device)
-    : world_(std::move(world)), device_(device) {}
+    : recorder_(world->recorder()), mpi_world_(world), world_(std::move(world)), device_(device) {}
 
 Job::~Job() {
   if (!owns_mpi_) return;
   if (std::uncaught_exceptions() > 0 && world_->size() > 1)
     MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::internal));
   world_.reset();
-  MPI_Finalize();
+  mpi_world_.reset();
+  blocked(*recorder_, *life_, "end of MPI", MPI_Finalize);
+}
+
+/// Tells the recorder who this rank is among which others, and when the job started. Collective.
+void Job::find_place() {
+  constexpr std::size_t kHostLength = 64;
+  FlightRecorder::Place place;
+  place.rank = mpi_world_->rank();
+  place.ranks = mpi_world_->size();
+  place.run = std::chrono::duration_cast<std::chrono::microseconds>(
+                  std::chrono::system_clock::now().time_since_epoch())
+                  .count();
+  const at::Tensor run = at::full({1}, place.run, at::kLong);
+  mpi_world_->broadcast(run, 0, Traffic::control).wait();
+  place.run = run.item<std::int64_t>();
+  const at::Tensor own = at::zeros({1, kHostLength}, at::kByte);
+  const std::string host = host_name().substr(0, kHostLength - 1);
+  std::copy(host.begin(), host.end(), static_cast<char*>(own.mutable_data_ptr()));
+  const at::Tensor all = at::empty({place.ranks, kHostLength}, at::kByte);
+  const std::vector<std::int64_t> ones(static_cast<std::size_t>(place.ranks), 1);
+  mpi_world_->all_gather_rows(own, all, ones, Traffic::control).wait();
+  const auto* names = static_cast<const char*>(all.const_data_ptr());
+  for (int rank = 0; rank < place.ranks; ++rank)
+    place.hosts.emplace_back(names + static_cast<std::size_t>(rank) * kHostLength);
+  recorder_->set_place(std::move(place));
+}
+
+/// The communicator as the job uses it. Collective.
+std::shared_ptr<Communicator> Job::guarded(std::shared_ptr<Communicator> world) {
+  if (!guard_.debug || world->size() == 1) return world;
+  std::shared_ptr<Communicator> apart = mpi_world_->split(0, mpi_world_->rank());
+  apart->name_axis("check of world");
+  return make_checked_communicator(std::move(world), std::move(apart));
+}
+
+void Job::set_step(std::int64_t step) {
+  step_ = step;
+  if (recorder_) recorder_->set_step(step);
+}
+
+/// What this rank did last, for whoever looks for the cause; of a single rank that says nothing.
+void Job::write_recording(const char* reason, const std::string& message) const {
+  if (guard_.recordings.empty() || world_->size() == 1) return;
+  const std::filesystem::path path = guard_.recordings / flight_file_name(recorder_->place().rank);
+  try {
+    make_directories(guard_.recordings);
+    write_file(path, recorder_->to_json(reason, message)
+                             .dump(1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                         "\n");
+    fmt::print(stderr, "note: what this rank did last is in {} (graphlora inspect)\n",
+               path.string());
+  } catch (const std::exception&) {  // NOLINT: the failure itself is what must be told
+  }
 }
 
 int Job::run(const std::function<void()>& body) {
@@ -188,6 +314,7 @@ int Job::run(const std::function<void()>& body) {
     body();
     return static_cast<int>(ExitCode::ok);
   } catch (const AgreedError& error) {
+    if (step_ >= 0) write_recording("agreed", error.what());
     return static_cast<int>(error.code());
   } catch (...) {
     failure = current_failure();
@@ -199,7 +326,11 @@ int Job::run(const std::function<void()>& body) {
     return code;
   }
   print_error(fmt::format("rank {} on {}{}: {}", world_->rank(), host_name(), step, failure.cause));
-  MPI_Abort(MPI_COMM_WORLD, code);
+  write_recording("alone", failure.cause);
+  if (life_)
+    blocked(*recorder_, *life_, "abort", [&] { return MPI_Abort(MPI_COMM_WORLD, code); });
+  else
+    MPI_Abort(MPI_COMM_WORLD, code);
   return code;
 }
 
@@ -221,7 +352,7 @@ void Job::agree(const std::function<void()>& body) {
   const int failed = static_cast<int>(first.item<std::int64_t>());
   if (failed == size) return;
 
-  if (failed != 0 && world_->rank() == failed)
+  if (world_->rank() == failed && size > 1 && (failed != 0 || failure.of_one_rank))
     failure.cause = fmt::format("{} (rank {} on {})", failure.cause, failed, host_name());
   const at::Tensor code = at::full({1}, static_cast<std::int64_t>(failure.code), at::kLong);
   world_->broadcast(code, failed, Traffic::control).wait();
@@ -270,7 +401,11 @@ void Job::use_device(const std::string& device, const std::string& comm) {
   if (nccl) over = fmt::format("NCCL {}.{}", nccl_version() / 10000, nccl_version() / 100 % 100);
   log::info("ranks: {}, GPUs: {} ({}), {}", world_->size(), sharing.gpus, gpu_name(device_),
             world_->size() == 1 && !nccl ? "nothing to exchange" : over);
-  if (nccl) world_ = make_nccl_communicator(world_, device_);
+  // With a watchdog, it is the one that says when waiting has lasted too long.
+  if (nccl) {
+    world_ = guarded(make_nccl_communicator(mpi_world_, device_,
+                                            watchdog_ ? std::chrono::hours(24 * 365) : kNcclLimit));
+  }
 }
 
 void Job::catch_signals() const {

@@ -1,5 +1,7 @@
 // Life of an MPI job: start, agreement on errors, signals, and an end that takes every rank along.
 #pragma once
+#include <chrono>
+#include <filesystem>
 #include <functional>
 #include <memory>
 
@@ -8,12 +10,25 @@
 
 namespace graphlora {
 
+class Watchdog;
+
+/// How a job of several ranks guards itself.
+struct JobGuard {
+  /// How long a rank waits in one operation, before that is a hang; zero: for ever.
+  std::chrono::seconds timeout{0};
+  /// Where flight recordings go: a directory that all ranks see. Empty: nowhere.
+  std::filesystem::path recordings = {};
+  /// Whether ranks compare what they are about to do before each operation.
+  bool debug = false;
+};
+
 /// Owns MPI_Init/MPI_Finalize (thread level SERIALIZED, MPI_ERRORS_RETURN) and the signal flag.
 /// Three kinds of failure: agreed (agree()), alone (run() prints rank, host, step, cause, then
-/// MPI_Abort), hang.
+/// MPI_Abort), hang (the watchdog, from before MPI starts until it has ended). docs/reliability.md
+/// tells of them.
 class Job {
  public:
-  Job(int* argc, char*** argv);
+  Job(int* argc, char*** argv, JobGuard guard = {});
   /// A job over some ranks of an MPI that another Job has started: how tests set what P ranks
   /// compute against what one does.
   explicit Job(std::shared_ptr<Communicator> world, at::Device device = at::kCPU);
@@ -45,7 +60,7 @@ class Job {
   void agree(const std::function<void()>& body);
 
   /// The step that error messages name; set by the training loop.
-  void set_step(std::int64_t step) { step_ = step; }
+  void set_step(std::int64_t step);
 
   /// From now on SIGUSR1 (and, without mpirun, SIGTERM and SIGINT; a second one of these ends the
   /// process) only sets the flag of interrupted(). For commands that ask for it; the others are
@@ -57,7 +72,15 @@ class Job {
   static bool interrupted();
 
  private:
-  std::shared_ptr<Communicator> world_;
+  void find_place();
+  std::shared_ptr<Communicator> guarded(std::shared_ptr<Communicator> world);
+  void write_recording(const char* reason, const std::string& message) const;
+
+  JobGuard guard_;
+  std::shared_ptr<FlightRecorder> recorder_;
+  std::shared_ptr<FlightAxis> life_;  // of the job: its start and end
+  std::unique_ptr<Watchdog> watchdog_;
+  std::shared_ptr<Communicator> mpi_world_, world_;
   bool owns_mpi_ = false;
   bool mpirun_ = false;  // a launcher that kills the ranks on SIGTERM started this process
   std::int64_t step_ = -1;
@@ -71,7 +94,8 @@ int default_threads(Communicator& world);
 
 /// MPI's world communicator, wrapped; only Job and tests use it. MPI must be initialized.
 /// `max_count`: elements (of messages: bytes) per MPI call, more is cut into pieces; tests lower
-/// it.
-std::shared_ptr<Communicator> make_mpi_world(std::int64_t max_count = std::int64_t{1} << 30);
+/// it. `recorder`: where operations are noted; null: in one of its own.
+std::shared_ptr<Communicator> make_mpi_world(std::int64_t max_count = std::int64_t{1} << 30,
+                                             std::shared_ptr<FlightRecorder> recorder = nullptr);
 
 }  // namespace graphlora

@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "core/profile_range.hpp"
 #include "dist/check_tensors.hpp"
+#include "dist/flight_recorder.hpp"
 #include "dist/job.hpp"
 
 namespace graphlora {
@@ -76,6 +77,33 @@ MPI_Datatype reduction_type(at::ScalarType type) {
   }
 }
 
+/// The members of a communicator as ranks of MPI_COMM_WORLD.
+std::vector<int> world_ranks(MPI_Comm communicator) {
+  int size = 0;
+  MPI_Comm_size(communicator, &size);
+  std::vector<int> own(static_cast<std::size_t>(size)), ranks(own.size(), -1);
+  std::iota(own.begin(), own.end(), 0);
+  MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+  MPI_Comm_group(communicator, &group);
+  MPI_Comm_group(MPI_COMM_WORLD, &world);
+  MPI_Group_translate_ranks(group, size, own.data(), world, ranks.data());
+  MPI_Group_free(&group);
+  MPI_Group_free(&world);
+  return ranks;
+}
+
+/// Ranks with which rows are exchanged, one bit each; 0 where 64 bits are too few.
+std::uint64_t partners(int rank, std::span<const std::int64_t> send_counts,
+                       std::span<const std::int64_t> receive_counts) {
+  std::uint64_t bits = 0;
+  if (send_counts.size() > 64) return bits;
+  for (std::size_t peer = 0; peer < send_counts.size(); ++peer) {
+    if (static_cast<int>(peer) == rank || send_counts[peer] + receive_counts[peer] > 0)
+      bits |= std::uint64_t{1} << peer;
+  }
+  return bits;
+}
+
 MPI_Op reduction(ReduceOp op, at::ScalarType type) {
   if (type == at::kBool) return op == ReduceOp::min ? MPI_LAND : MPI_LOR;
   switch (op) {
@@ -94,9 +122,9 @@ MPI_Op reduction(ReduceOp op, at::ScalarType type) {
 /// Requests under way, with the tensors they read and write.
 class MpiCommunicator::Running final : public Handle::Operation {
  public:
-  Running(MpiCommunicator& owner, const char* name, TrafficCounter& counter,
+  Running(MpiCommunicator& owner, const char* name, TrafficCounter& counter, std::uint64_t noted,
           std::vector<at::Tensor> keep)
-      : owner_(owner), name_(name), counter_(counter), keep_(std::move(keep)) {}
+      : owner_(owner), name_(name), counter_(counter), noted_(noted), keep_(std::move(keep)) {}
 
   MPI_Request* add(std::int64_t expected_bytes = -1) {
     requests_.push_back(MPI_REQUEST_NULL);
@@ -112,8 +140,13 @@ class MpiCommunicator::Running final : public Handle::Operation {
     const ProfileRange range(name_);
     const auto before = Clock::now();
     std::vector<MPI_Status> statuses(requests_.size());
-    const int status = MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(),
-                                   statuses.empty() ? MPI_STATUSES_IGNORE : statuses.data());
+    int status = MPI_SUCCESS;
+    {
+      const FlightRecorder::Waiting waiting(*owner_.recorder(), noted_);
+      status = MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(),
+                           statuses.empty() ? MPI_STATUSES_IGNORE : statuses.data());
+    }
+    if (status == MPI_SUCCESS) owner_.recorder()->complete(noted_);
     counter_.exposed_seconds += seconds_since(before);
     counter_.seconds += seconds_since(start_);
     for (const MPI_Status& one : statuses) {
@@ -155,6 +188,7 @@ class MpiCommunicator::Running final : public Handle::Operation {
   MpiCommunicator& owner_;
   const char* name_;
   TrafficCounter& counter_;
+  std::uint64_t noted_;
   std::vector<at::Tensor> keep_;
   std::vector<MPI_Request> requests_;
   std::vector<std::int64_t> expected_;
@@ -163,8 +197,10 @@ class MpiCommunicator::Running final : public Handle::Operation {
   bool done_ = false;
 };
 
-MpiCommunicator::MpiCommunicator(MPI_Comm communicator, std::int64_t max_count)
+MpiCommunicator::MpiCommunicator(MPI_Comm communicator, std::int64_t max_count,
+                                 std::shared_ptr<FlightRecorder> recorder, const std::string& axis)
     : communicator_(communicator), max_count_(max_count) {
+  record_in(std::move(recorder), axis, world_ranks(communicator_));
   MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN);
   MPI_Comm_rank(communicator_, &rank_);
   MPI_Comm_size(communicator_, &size_);
@@ -203,8 +239,10 @@ Handle MpiCommunicator::all_reduce(at::Tensor tensor, ReduceOp op, Traffic traff
   const at::Tensor result = tensor.detach();
   const at::Tensor host = on_host(result, /*filled=*/true);
   const at::Tensor work = host.to(reduced);
-  auto running =
-      std::make_unique<Running>(*this, kAllReduce, counter, std::vector{result, host, work});
+  auto running = std::make_unique<Running>(
+      *this, kAllReduce, counter,
+      note(kAllReduce, traffic, static_cast<std::int64_t>(tensor.nbytes())),
+      std::vector{result, host, work});
   auto* data = static_cast<char*>(work.data_ptr());
   in_pieces(work.numel(), [&](std::int64_t first, int count) {
     check(MPI_Iallreduce(MPI_IN_PLACE, data + first * work.element_size(), count, type,
@@ -230,7 +268,11 @@ Handle MpiCommunicator::broadcast(at::Tensor tensor, int root, Traffic traffic) 
   if (size_ == 1 && tensor.is_cuda()) return {};
   const at::Tensor result = tensor.detach();
   const at::Tensor host = on_host(result, /*filled=*/rank_ == root);
-  auto running = std::make_unique<Running>(*this, kBroadcast, counter, std::vector{result, host});
+  const std::uint64_t bits = size_ > 64 ? 0 : std::uint64_t{1} << root | std::uint64_t{1} << rank_;
+  auto running = std::make_unique<Running>(
+      *this, kBroadcast, counter,
+      note(kBroadcast, traffic, static_cast<std::int64_t>(tensor.nbytes()), bits),
+      std::vector{result, host});
   auto* data = static_cast<char*>(host.data_ptr());
   in_pieces(static_cast<std::int64_t>(host.nbytes()), [&](std::int64_t first, int count) {
     check(MPI_Ibcast(data + first, count, MPI_BYTE, root, communicator_, running->add()),
@@ -255,8 +297,12 @@ Handle MpiCommunicator::exchange(const char* name, at::Tensor send,
   }
   const at::Tensor source = on_host(send.detach(), /*filled=*/true);
   const at::Tensor target = on_host(result, /*filled=*/false);
-  auto running =
-      std::make_unique<Running>(*this, name, counter, std::vector{source, target, result});
+  std::int64_t sent = 0;
+  for (int peer = 0; peer < size_; ++peer) sent += peer == rank_ ? 0 : send_counts[peer] * width;
+  counter.bytes += sent;
+  auto running = std::make_unique<Running>(
+      *this, name, counter, note(name, traffic, sent, partners(rank_, send_counts, receive_counts)),
+      std::vector{source, target, result});
   const int tag = next_tag_;
   next_tag_ = (next_tag_ + 1) % kTags;
   const auto* from = static_cast<const char*>(source.data_ptr());
@@ -281,7 +327,6 @@ Handle MpiCommunicator::exchange(const char* name, at::Tensor send,
   for (int step = 1; step < size_; ++step) {
     const int peer = (rank_ + step) % size_;
     const char* rows = from + send_first[peer] * width;
-    counter.bytes += send_counts[peer] * width;
     in_pieces(send_counts[peer] * width, [&](std::int64_t begin, int bytes) {
       check(MPI_Isend(rows + begin, bytes, MPI_BYTE, peer, tag, communicator_, running->add()),
             name);
@@ -321,7 +366,8 @@ Handle MpiCommunicator::reduce_scatter_rows(at::Tensor send, at::Tensor receive,
   }
   TrafficCounter& counter = counter_of(traffic);
   ++counter.operations;
-  counter.bytes += (send.size(0) - counts[rank_]) * row_bytes(send);
+  const std::int64_t sent = (send.size(0) - counts[rank_]) * row_bytes(send);
+  counter.bytes += sent;
   const at::Tensor result = receive.detach();
   if (size_ == 1 && result.is_cuda()) {
     result.copy_(send.detach());
@@ -330,8 +376,9 @@ Handle MpiCommunicator::reduce_scatter_rows(at::Tensor send, at::Tensor receive,
   const at::Tensor from = on_host(send.detach(), /*filled=*/true).to(reduced);
   const at::Tensor host = on_host(result, /*filled=*/false);
   const at::Tensor to = reduced == given ? host : at::empty_like(host, reduced);
-  auto running = std::make_unique<Running>(*this, kReduceScatter, counter,
-                                           std::vector{from, host, to, result});
+  auto running =
+      std::make_unique<Running>(*this, kReduceScatter, counter, note(kReduceScatter, traffic, sent),
+                                std::vector{from, host, to, result});
   const auto* source = static_cast<const char*>(from.data_ptr());
   auto* target = static_cast<char*>(to.data_ptr());
   const std::int64_t width = row_bytes(from);
@@ -356,21 +403,36 @@ Handle MpiCommunicator::reduce_scatter_rows(at::Tensor send, at::Tensor receive,
   return Handle(std::move(running));
 }
 
-void MpiCommunicator::barrier() { check(MPI_Barrier(communicator_), "barrier"); }
+void MpiCommunicator::blocking(const char* name, const std::function<int()>& call) const {
+  const std::uint64_t noted = note(name, Traffic::control, 0);
+  int status = MPI_SUCCESS;
+  {
+    const FlightRecorder::Waiting waiting(*recorder(), noted);
+    status = call();
+  }
+  check(status, name);
+  recorder()->complete(noted);
+}
+
+void MpiCommunicator::barrier() {
+  blocking(kBarrier, [&] { return MPI_Barrier(communicator_); });
+}
 
 std::unique_ptr<Communicator> MpiCommunicator::split(int color, int key) {
   MPI_Comm part = MPI_COMM_NULL;
-  check(MPI_Comm_split(communicator_, color, key, &part), "split");
-  return std::make_unique<MpiCommunicator>(part, max_count_);
+  blocking(kSplit, [&] { return MPI_Comm_split(communicator_, color, key, &part); });
+  return std::make_unique<MpiCommunicator>(part, max_count_, recorder(), "part");
 }
 
-std::shared_ptr<Communicator> make_mpi_world(std::int64_t max_count) {
+std::shared_ptr<Communicator> make_mpi_world(std::int64_t max_count,
+                                             std::shared_ptr<FlightRecorder> recorder) {
   MPI_Comm world = MPI_COMM_NULL;
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   const int status = MPI_Comm_dup(MPI_COMM_WORLD, &world);
   if (status != MPI_SUCCESS)
     throw CommError("MPI_COMM_WORLD can't be duplicated: {}", error_text(status));
-  return std::make_shared<MpiCommunicator>(world, max_count);
+  if (!recorder) recorder = std::make_shared<FlightRecorder>();
+  return std::make_shared<MpiCommunicator>(world, max_count, std::move(recorder), "world");
 }
 
 }  // namespace graphlora

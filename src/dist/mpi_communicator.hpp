@@ -22,8 +22,10 @@ class MpiCommunicator final : public Communicator {
   /// lower it.
   static constexpr std::int64_t kMaxCount = std::int64_t{1} << 30;
 
-  /// Takes ownership of `communicator`, which must not be a predefined one.
-  explicit MpiCommunicator(MPI_Comm communicator, std::int64_t max_count = kMaxCount);
+  /// Takes ownership of `communicator`, which must not be a predefined one. Operations are noted in
+  /// `recorder`, as ones of the axis `axis`.
+  MpiCommunicator(MPI_Comm communicator, std::int64_t max_count,
+                  std::shared_ptr<FlightRecorder> recorder, const std::string& axis);
   ~MpiCommunicator() override;
 
   int rank() const override { return rank_; }
@@ -46,6 +48,8 @@ class MpiCommunicator final : public Communicator {
   class Running;
 
   void check(int status, const char* operation) const;
+  /// Notes `call`, and that this rank is blocked in it.
+  void blocking(const char* name, const std::function<int()>& call) const;
   /// Sends send_counts[p] rows from row send_first[p] on to every rank p.
   Handle exchange(const char* name, at::Tensor send, std::span<const std::int64_t> send_first,
                   std::span<const std::int64_t> send_counts, at::Tensor receive,

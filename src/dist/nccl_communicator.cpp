@@ -9,12 +9,14 @@
 #include <deque>
 #include <exception>
 #include <future>
+#include <mutex>
 #include <numeric>
 #include <thread>
 
 #include "core/error.hpp"
 #include "core/profile_range.hpp"
 #include "dist/check_tensors.hpp"
+#include "dist/flight_recorder.hpp"
 
 namespace graphlora {
 namespace {
@@ -37,6 +39,7 @@ struct Launch {
 /// An operation that was issued, until the GPU is through with it.
 struct Pending {
   const char* name;
+  std::uint64_t noted;
   TrafficCounter* counter;
   std::shared_ptr<void> counter_owner;
   std::shared_ptr<Launch> launch;
@@ -44,6 +47,7 @@ struct Pending {
   c10::Event issued = timed_event();
   c10::Event waiting = timed_event();
   bool waited = false;
+  bool completion_noted = false;
 };
 
 class NcclCommunicator;
@@ -56,8 +60,23 @@ struct Tree {
   int depth = 0;                        // of open groups
   std::shared_ptr<Launch> launch = {};  // of the open group
   std::vector<NcclCommunicator*> in_group = {};
+  std::mutex mutex = {};  // of the list below and its launches, which the watchdog's thread reads
   std::deque<std::shared_ptr<Pending>> under_way = {};
   std::string failure = {};  // the first one; nothing can be issued after it
+
+  /// Notes what the GPU is through with; returns the number of the first operation that it is not
+  /// through with, 0 where there is none. From any thread.
+  std::uint64_t note_completions(FlightRecorder& recorder) {
+    const std::lock_guard lock(mutex);
+    for (const auto& one : under_way) {
+      if (!one->launch->launched) return 0;
+      if (one->completion_noted) continue;
+      if (!one->launch->done.query()) return one->noted;
+      recorder.complete(one->noted);
+      one->completion_noted = true;
+    }
+    return 0;
+  }
 
   // The GPU may still write to what operations have kept: it lives on until the process ends.
   ~Tree() {
@@ -141,8 +160,10 @@ class NcclCommunicator final : public Communicator {
     std::memcpy(id.internal, bytes.data_ptr(), NCCL_UNIQUE_ID_BYTES);
     call(status, kStart);
     ncclConfig_t config = non_blocking();
+    const std::uint64_t noted = note(kStart, Traffic::control, 0);
     call(ncclCommInitRankConfig(comm_.put(), size_, id, rank_, &config), kStart);
     settle(kStart);
+    recorder()->complete(noted);
   }
 
   /// Takes over what NCCL has started for these ranks: nothing where there is one only.
@@ -153,7 +174,7 @@ class NcclCommunicator final : public Communicator {
         comm_(std::move(comm)),
         rank_(control_->rank()),
         size_(control_->size()) {
-    share_counters(*control_);
+    share_records(*control_);
   }
 
   int rank() const override { return rank_; }
@@ -300,10 +321,10 @@ class NcclCommunicator final : public Communicator {
 
   /// Of the hosts, once every operation issued so far is done.
   void barrier() override {
-    require_usable("barrier");
-    if (tree_->depth > 0) throw CommError("barrier on rank {}: inside a group", rank_);
+    require_usable(kBarrier);
+    if (tree_->depth > 0) throw CommError("{} on rank {}: inside a group", kBarrier, rank_);
     while (reap(), !tree_->under_way.empty()) {
-      check_async("barrier");
+      check_async(kBarrier);
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     control_->barrier();
@@ -326,18 +347,19 @@ class NcclCommunicator final : public Communicator {
     if (alone())
       return std::make_unique<NcclCommunicator>(std::move(control), tree_, std::move(part));
     // A rank alone needs no NCCL. Ranks are in MPI's order, whatever its rule for equal keys.
+    const std::uint64_t noted = note(kSplit, Traffic::control, 0);
     call(ncclCommSplit(comm_.get(), control->size() == 1 ? NCCL_SPLIT_NOCOLOR : color,
                        control->rank(), part.put(), &config),
          kSplit);
     settle(kSplit);
     auto child = std::make_unique<NcclCommunicator>(std::move(control), tree_, std::move(part));
     child->settle(kSplit);
+    recorder()->complete(noted);
     return child;
   }
 
  private:
   static constexpr const char* kStart = "start of NCCL";
-  static constexpr const char* kSplit = "split";
   static constexpr const char* kGroup = "group of operations";
 
   class Running;
@@ -397,6 +419,7 @@ class NcclCommunicator final : public Communicator {
   /// stream.
   void settle(const char* operation) const {
     if (alone()) return;
+    const FlightRecorder::Waiting waiting(*recorder(), recorder()->last());
     const auto start = Clock::now();
     for (std::int64_t polls = 0;; ++polls) {
       ncclResult_t state = ncclSuccess;
@@ -431,6 +454,8 @@ class NcclCommunicator final : public Communicator {
         first.counter->exposed_seconds +=
             std::max(0.0, first.waiting.elapsedTime(first.launch->done) / 1000);
       }
+      const std::lock_guard lock(tree_->mutex);
+      if (!first.completion_noted) recorder()->complete(first.noted);
       all.pop_front();
     }
   }
@@ -498,6 +523,7 @@ class NcclCommunicator final : public Communicator {
       call(status, kGroup);
       require_usable(kGroup);
       for (const NcclCommunicator* member : members) member->settle(kGroup);
+      const std::lock_guard lock(tree_->mutex);
       launch->done.record(tree_->stream);
       launch->launched = true;
     } catch (const CommError&) {
@@ -555,12 +581,16 @@ Handle NcclCommunicator::issue(const char* name, Traffic traffic, std::int64_t b
   reap();
   count(traffic, bytes);
   group_begin();
-  auto pending = std::make_shared<Pending>(
-      Pending{name, &counter_of(traffic), counters(), tree_->launch, std::move(keep)});
+  auto pending =
+      std::make_shared<Pending>(Pending{name, note(name, traffic, bytes), &counter_of(traffic),
+                                        counters(), tree_->launch, std::move(keep)});
   auto running = std::make_unique<Running>(*this, pending, std::move(finish));
   pending->issued.record(c10::cuda::getCurrentCUDAStream(tree_->device.index()));
   pending->issued.block(tree_->stream);
-  tree_->under_way.push_back(std::move(pending));
+  {
+    const std::lock_guard lock(tree_->mutex);
+    tree_->under_way.push_back(std::move(pending));
+  }
   if (std::find(tree_->in_group.begin(), tree_->in_group.end(), this) == tree_->in_group.end())
     tree_->in_group.push_back(this);
   try {
@@ -594,8 +624,14 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::shared_ptr<Communicato
     throw ConfigError("--comm nccl: {}", reason);
   if (!device.is_cuda()) throw ConfigError("--comm nccl: ranks compute on {}", device.str());
   const auto stream = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index());
-  return std::make_unique<NcclCommunicator>(std::move(control),
-                                            std::make_shared<Tree>(device, stream, limit));
+  const auto tree = std::make_shared<Tree>(device, stream, limit);
+  const std::shared_ptr<FlightRecorder> recorder = control->recorder();
+  // The recorder outlives its probe, which it owns.
+  recorder->set_device_probe([weak = std::weak_ptr(tree), recorder = recorder.get()] {
+    const std::shared_ptr<Tree> alive = weak.lock();
+    return alive ? alive->note_completions(*recorder) : 0;
+  });
+  return std::make_unique<NcclCommunicator>(std::move(control), tree);
 }
 
 }  // namespace graphlora

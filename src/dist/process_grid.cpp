@@ -34,6 +34,8 @@ ProcessGrid::ProcessGrid(std::shared_ptr<Communicator> world, int tensor_paralle
   const int slice = world_->rank() % tensor_parallel;
   data_ = world_->split(slice, replica);
   tensor_ = world_->split(replica, slice);
+  data_->name_axis("data");
+  tensor_->name_axis("tensor");
   require_one_host(*tensor_, world_->rank() - slice);
 }
 

@@ -21,6 +21,7 @@
 #include "train/embedding_store.hpp"
 #include "train/evaluate.hpp"
 #include "train/memory.hpp"
+#include "train/norm_table.hpp"
 #include "train/step_plan.hpp"
 
 namespace graphlora {
@@ -239,6 +240,7 @@ StepResult Stepper::step(std::int64_t step) {
         "step {}: loss {}, gradient norm {}: training diverged; lower the learning rates or set "
         "--optim.clip; dataset rows of the batch: {}",
         step, result.loss, result.grad_norm, fmt::join(plan.batch.rows, ","));
+    result.norms = norm_table(optimizer_.parameters(), model_.table(), embedding_gradient, grid);
     return result;
   }
   if (config_.clip > 0 && result.grad_norm > config_.clip) {
@@ -446,7 +448,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     const auto step_start = Clock::now();
     const Communication before = communication_of(*workspace.grid);
     const StepResult r = stepper->step(step);
-    if (!r.divergence.empty()) job.agree([&] { throw DataError("{}", r.divergence); });
+    if (!r.divergence.empty()) {
+      if (root) log::error("step {}: norms where training diverged\n{}", step, r.norms);
+      job.agree([&] { throw DataError("{}", r.divergence); });
+    }
     const Communication after = communication_of(*workspace.grid);
     const double step_seconds = seconds_since(step_start);
     result.state.step = step;

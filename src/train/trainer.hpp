@@ -54,6 +54,7 @@ struct StepResult {
   double token_imbalance = 1;  ///< most tokens of a rank over the mean
   bool interrupted = false;
   std::string divergence;  ///< why this step moved nothing: a loss or norm that is not finite
+  std::string norms;       ///< then, what norm_table says
 };
 
 /// One training step after another over a model; holds the sampler, the optimizer and the gradient

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.hpp"
+#include "dist/checked_communicator.hpp"
 #include "support/devices.hpp"
 
 namespace graphlora {
@@ -33,6 +34,7 @@ std::int64_t rows_between(int from, int to) { return (from * 3 + to * 5) % 4; }
 struct Case {
   test::Setting setting;
   std::int64_t max_count;  // bytes or elements of one MPI call
+  bool checked = false;    // in debug mode
 };
 std::ostream& operator<<(std::ostream& out, const Case& one) {
   return out << test::setting_name(one.setting) << ", MPI calls of at most " << one.max_count;
@@ -50,6 +52,8 @@ class Communication : public ::testing::TestWithParam<Case> {
     size_ = communicator_->size();
     device_ = test::device_of(GetParam().setting.device);
     if (nccl()) communicator_ = make_nccl_communicator(communicator_, device_);
+    if (GetParam().checked)
+      communicator_ = make_checked_communicator(communicator_, make_mpi_world());
   }
   bool nccl() const { return std::string_view(GetParam().setting.comm) == "nccl"; }
   /// The tensor on the test's device.
@@ -521,6 +525,11 @@ INSTANTIATE_TEST_SUITE_P(Whole, Communication,
 INSTANTIATE_TEST_SUITE_P(InPieces, Communication,
                          ::testing::Values(Case{test::kSettings[0], 3},
                                            Case{test::kSettings[1], 3}),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(Checked, Communication,
+                         ::testing::Values(Case{test::kSettings[0], kWhole, true},
+                                           Case{test::kSettings[1], kWhole, true},
+                                           Case{test::kSettings[2], kWhole, true}),
                          case_name);
 INSTANTIATE_TEST_SUITE_P(Whole, Nccl, ::testing::Values(Case{test::kSettings[2], kWhole}),
                          case_name);

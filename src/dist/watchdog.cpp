@@ -1,0 +1,364 @@
+#include "dist/watchdog.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "dist/host_name.hpp"
+
+namespace graphlora {
+namespace fs = std::filesystem;
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+
+/// How long the other ranks have to write their recordings before this one ends them.
+constexpr milliseconds kGrace{1500};
+/// A tick that lasts longer, or longer than the limit, hangs.
+constexpr milliseconds kStuckTick{10'000};
+/// Uses less of one core's time: neither computes nor reads.
+constexpr double kIdleShare = 0.001;
+constexpr const char* kWantsRecordings = "record";
+
+template <class Duration>
+double seconds(Duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+/// Processor time of this process, but for the calling thread.
+double others_processor_seconds() {
+  const auto used_by = [](int who) {
+    rusage usage{};
+    getrusage(who, &usage);
+    return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+  };
+  return used_by(RUSAGE_SELF) - used_by(RUSAGE_THREAD);
+}
+
+/// One line, by one system call: buffers and locks may be what hangs.
+void print_line(std::string text) {
+  text += '\n';
+  // The result is of no use here: the process ends.
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
+
+template <class Item>
+std::string list_few(const std::vector<Item>& items) {
+  constexpr std::size_t kShown = 8;
+  const std::size_t shown = std::min(kShown, items.size());
+  const auto end = items.begin() + static_cast<std::ptrdiff_t>(shown);
+  return fmt::format("{}{}", fmt::join(items.begin(), end, ", "),
+                     items.size() > shown ? fmt::format(" and {} more", items.size() - shown) : "");
+}
+
+/// A thread that no signal interrupts.
+template <class Body>
+std::thread quiet_thread(Body body) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread(std::move(body));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+}  // namespace
+
+Watchdog::Watchdog(std::shared_ptr<FlightRecorder> recorder, milliseconds limit, fs::path directory)
+    : recorder_(std::move(recorder)),
+      limit_(limit),
+      // The others need a while to find the question and to answer it: some file systems show a new
+      // file only after a minute.
+      ask_after_(std::max(milliseconds{0}, limit - std::max(limit * 3 / 10, milliseconds{1000}))),
+      tick_(std::clamp(limit / 50, milliseconds{20}, milliseconds{1000})),
+      directory_(std::move(directory)),
+      asked_(directory_ / "asked"),
+      ticked_(steady_now()) {
+  thread_ = quiet_thread([this] { watch(); });
+  second_thread_ = quiet_thread([this] { watch_the_watcher(); });
+}
+
+Watchdog::~Watchdog() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+  second_thread_.join();
+}
+
+void Watchdog::watch() {
+  std::unique_lock lock(mutex_);
+  while (!wake_.wait_for(lock, tick_, [this] { return stopping_; })) {
+    lock.unlock();
+    try {
+      tick();
+      trouble_.clear();
+    } catch (const std::exception& error) {  // files that can't be written: the limit holds anyway
+      trouble_ = error.what();
+      const FlightRecorder::Wait wait = recorder_->waiting();
+      if (wait.sequence != 0 && steady_now() - wait.since > nanoseconds(limit_).count())
+        end(wait, fmt::format("the other ranks can't be asked ({})", trouble_));
+    }
+    ticked_.store(steady_now());
+    lock.lock();
+  }
+  lock.unlock();
+  try {
+    withdraw();
+  } catch (const std::exception&) {  // NOLINT: nobody needs these files any longer
+  }
+}
+
+void Watchdog::watch_the_watcher() {
+  std::unique_lock lock(mutex_);
+  while (!wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stopping_; })) {
+    const std::int64_t now = steady_now();
+    const FlightRecorder::Wait wait = recorder_->waiting();
+    if (wait.sequence == 0 || now - wait.since < nanoseconds(limit_).count() ||
+        now - ticked_.load() < nanoseconds(std::min(kStuckTick, 2 * limit_)).count())
+      continue;
+    print_line(fmt::format("error: {}; the file system of {} does not answer either",
+                           waited_text(wait), directory_.string()));
+    _exit(static_cast<int>(ExitCode::communication));
+  }
+}
+
+void Watchdog::tick() {
+  const FlightRecorder::Wait wait = recorder_->waiting();
+  note_work(wait);
+  std::error_code error;
+  if (fs::exists(asked_, error)) {
+    answer();
+  } else if (answered_) {
+    fs::remove(sign_file(recorder_->place().rank), error);
+    answered_ = false;
+  }
+  const auto waited =
+      wait.sequence == 0 ? milliseconds{0} : milliseconds{(steady_now() - wait.since) / 1'000'000};
+  if (wait.sequence == 0 || waited < ask_after_) {
+    withdraw();
+    return;
+  }
+  if (!asking_) {
+    look(read_signs(), limit_ - waited);
+    asking_ = true;
+  }
+  ask();
+  if (Clock::now() >= judge_at_) judge(wait);
+}
+
+/// An idle rank is one whose process has done nothing at all: its operations stand still and it
+/// uses no processor time.
+void Watchdog::note_work(const FlightRecorder::Wait& wait) {
+  const auto now = Clock::now();
+  const double used = others_processor_seconds();
+  const double share = (used - processor_seconds_) / std::max(1e-3, seconds(now - worked_));
+  const std::uint64_t progress = recorder_->progress();
+  if (wait.sequence == 0 && progress == progress_ && share < kIdleShare) return;
+  worked_ = now;
+  processor_seconds_ = used;
+  progress_ = progress;
+}
+
+Watchdog::Sign Watchdog::own_sign() const {
+  const std::int64_t now = steady_now();
+  const FlightRecorder::Wait wait = recorder_->waiting();
+  const auto at = recorder_->operation(wait.sequence != 0 ? wait.sequence : recorder_->last());
+  Sign sign;
+  sign.run = recorder_->place().run;
+  sign.beat = beat_;
+  sign.waits = wait.sequence != 0 ? std::max(1e-9, seconds(nanoseconds(now - wait.since))) : 0;
+  sign.idle = seconds(Clock::now() - worked_);
+  sign.doing = at ? recorder_->describe(*at) : "nothing";
+  return sign;
+}
+
+void Watchdog::answer() {
+  std::string question;
+  try {
+    question = read_file(asked_, 1024);
+  } catch (const DataError&) {
+    return;  // withdrawn meanwhile
+  }
+  if (question == kWantsRecordings && !recorded_)
+    record("asked", "another rank of the job has found a hang");
+  const auto now = Clock::now();
+  if (answered_ && now - answered_at_ < limit_ / 10) return;
+  ++beat_;
+  const Sign sign = own_sign();
+  make_directories(directory_);
+  write_file(sign_file(recorder_->place().rank),
+             nlohmann::json{{"run", sign.run},
+                            {"beat", sign.beat},
+                            {"waits", sign.waits},
+                            {"idle", sign.idle},
+                            {"doing", sign.doing}}
+                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  answered_ = true;
+  answered_at_ = now;
+}
+
+void Watchdog::ask() {
+  std::error_code error;
+  if (fs::exists(asked_, error)) return;
+  make_directories(directory_);
+  write_file(asked_, "");
+  answer();
+}
+
+/// Another rank that still asks asks anew.
+void Watchdog::withdraw() {
+  if (!asking_) return;
+  asking_ = false;
+  before_.clear();
+  std::error_code error;
+  fs::remove(asked_, error);
+  fs::remove(sign_file(recorder_->place().rank), error);
+  answered_ = false;
+}
+
+void Watchdog::look(Signs signs, milliseconds until_judged) {
+  before_ = std::move(signs);
+  looked_at_ = Clock::now();
+  judge_at_ = looked_at_ + until_judged;
+}
+
+Watchdog::Signs Watchdog::read_signs() const {
+  Signs signs;
+  for (int rank = 0; rank < recorder_->place().ranks; ++rank) {
+    std::error_code error;
+    if (!fs::exists(sign_file(rank), error)) continue;
+    try {
+      const nlohmann::json json = read_json(sign_file(rank));
+      Sign sign;
+      json.at("run").get_to(sign.run);
+      json.at("beat").get_to(sign.beat);
+      json.at("waits").get_to(sign.waits);
+      json.at("idle").get_to(sign.idle);
+      json.at("doing").get_to(sign.doing);
+      signs[rank] = std::move(sign);
+    } catch (const std::exception&) {  // NOLINT: withdrawn meanwhile, or foreign: no sign
+    }
+  }
+  return signs;
+}
+
+void Watchdog::judge(const FlightRecorder::Wait& wait) {
+  const FlightRecorder::Place place = recorder_->place();
+  const double limit = seconds(limit_);
+  // A sign may be as old as the time between two of them.
+  const double looked = seconds(Clock::now() - looked_at_) - seconds(limit_ / 10 + 2 * tick_);
+  Signs now = read_signs();
+  now[place.rank] = own_sign();
+  std::vector<int> silent, idle, working, newcomers;
+  for (int rank = 0; rank < place.ranks; ++rank) {
+    const auto sign = now.find(rank);
+    const auto old = before_.find(rank);
+    if (rank == place.rank) continue;
+    if (sign == now.end() || sign->second.run != place.run ||
+        (old != before_.end() && old->second.run == place.run &&
+         old->second.beat >= sign->second.beat)) {
+      silent.push_back(rank);
+    } else if (sign->second.waits == 0) {
+      (sign->second.idle >= limit ? idle : working).push_back(rank);
+    } else if (sign->second.waits < looked) {
+      newcomers.push_back(rank);
+    }
+  }
+  if (!silent.empty()) {
+    end(wait, fmt::format("{} {} not respond (stopped, dead or cut off)", names_of(silent),
+                          silent.size() == 1 ? "does" : "do"));
+  }
+  if (!idle.empty()) {
+    end(wait, fmt::format("{} has neither computed nor communicated for {:.0f} s, since {}",
+                          name_of(idle.front()), now[idle.front()].idle, now[idle.front()].doing));
+  }
+  if (working.empty() && newcomers.empty()) {
+    std::map<std::string, std::vector<int>> places;
+    for (const auto& [rank, sign] : now) places[sign.doing].push_back(rank);
+    std::string all;
+    for (const auto& [doing, ranks] : places)
+      all += fmt::format("{}rank{} {} in {}", all.empty() ? "" : "; ", ranks.size() == 1 ? "" : "s",
+                         list_few(ranks), doing);
+    end(wait, fmt::format("all ranks wait for one another: {} (a lost message, or operations that "
+                          "don't match: --comm.debug finds the first one)",
+                          all));
+  }
+  // Newcomers have only now come to their operation: it may be what the others have waited for.
+  const auto first_waiting =
+      std::find_if(now.begin(), now.end(), [](const auto& sign) { return sign.second.waits > 0; });
+  if (!working.empty() && warned_ != wait.sequence && first_waiting->first == place.rank) {
+    warned_ = wait.sequence;
+    print_line(fmt::format("note: {}; {} is alive and at work, since {}", waited_text(wait),
+                           name_of(working.front()), now[working.front()].doing));
+  }
+  look(std::move(now), std::max(limit_ * 3 / 10, milliseconds{1000}));
+}
+
+void Watchdog::record(const std::string& reason, const std::string& message) {
+  recorded_ = true;
+  make_directories(directory_);
+  write_file(directory_ / flight_file_name(recorder_->place().rank),
+             recorder_->to_json(reason, message)
+                     .dump(1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                 "\n");
+}
+
+void Watchdog::end(const FlightRecorder::Wait& wait, const std::string& verdict) {
+  std::string text = fmt::format("error: {}: {}", waited_text(wait), verdict);
+  try {
+    if (trouble_.empty()) {
+      write_file(asked_, kWantsRecordings);
+      record("hang", text);
+      text += fmt::format("; graphlora inspect {} compares the ranks' last operations",
+                          directory_.string());
+      std::this_thread::sleep_for(kGrace);
+      std::error_code error;
+      fs::remove(asked_, error);
+      fs::remove(sign_file(recorder_->place().rank), error);
+    }
+  } catch (const std::exception& error) {
+    text += fmt::format("; no recording could be written ({})", error.what());
+  }
+  print_line(text);
+  _exit(static_cast<int>(ExitCode::communication));
+}
+
+std::string Watchdog::name_of(int rank) const {
+  const FlightRecorder::Place place = recorder_->place();
+  if (static_cast<std::size_t>(rank) < place.hosts.size())
+    return fmt::format("rank {} on {}", rank, place.hosts[static_cast<std::size_t>(rank)]);
+  return rank == place.rank ? fmt::format("rank {} on {}", rank, host_name())
+                            : fmt::format("rank {}", rank);
+}
+
+std::string Watchdog::names_of(const std::vector<int>& ranks) const {
+  std::vector<std::string> names;
+  for (const int rank : ranks) names.push_back(name_of(rank));
+  return list_few(names);
+}
+
+std::string Watchdog::waited_text(const FlightRecorder::Wait& wait) const {
+  const auto operation = recorder_->operation(wait.sequence);
+  return fmt::format("{} waited {:.1f} s in {}", name_of(recorder_->place().rank),
+                     seconds(nanoseconds(steady_now() - wait.since)),
+                     operation ? recorder_->describe(*operation) : "an operation");
+}
+
+fs::path Watchdog::sign_file(int rank) const {
+  return directory_ / fmt::format("alive-{:05}", rank);
+}
+
+}  // namespace graphlora

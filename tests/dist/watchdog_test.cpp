@@ -1,0 +1,276 @@
+// Watchdogs of several ranks, each in a process of its own as in a job, but without MPI: what they
+// wait for is played by their recorders alone.
+#include "dist/watchdog.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+#include <numeric>
+
+#include "core/file.hpp"
+#include "dist/flight_report.hpp"
+#include "support/temporary_directory.hpp"
+
+namespace graphlora {
+namespace {
+namespace fs = std::filesystem;
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+using Axis = std::shared_ptr<FlightAxis>;
+
+constexpr milliseconds kLimit{2000};
+constexpr double kLimitSeconds = 2;
+constexpr std::int64_t kRun = 77;
+
+struct Ending {
+  int code = -1;     ///< exit status; −1: it had to be killed
+  double after = 0;  ///< seconds
+  std::string err;
+};
+
+class WatchdogTest : public testing::Test {
+ protected:
+  /// What a rank does.
+  using Body = std::function<void(int rank, FlightRecorder&, const Axis&)>;
+
+  fs::path recordings() const { return directory_ / "flight"; }
+
+  /// Runs `body` in one process a rank under watchdogs; those that are left when all others have
+  /// ended, or after a minute, are killed.
+  std::vector<Ending> run(int ranks, const Body& body, milliseconds limit = kLimit,
+                          int left_over = 0) {
+    std::vector<pid_t> processes;
+    const auto start = Clock::now();
+    for (int rank = 0; rank < ranks; ++rank) {
+      const pid_t process = fork();
+      if (process == 0) play(rank, ranks, body, limit);
+      processes.push_back(process);
+    }
+    std::vector<Ending> endings(processes.size());
+    int ended = 0;
+    while (ended < ranks - left_over && Clock::now() - start < std::chrono::minutes(1)) {
+      for (std::size_t r = 0; r < processes.size(); ++r) {
+        int status = 0;
+        if (processes[r] == 0 || waitpid(processes[r], &status, WNOHANG) <= 0) continue;
+        endings[r].code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+        endings[r].after = std::chrono::duration<double>(Clock::now() - start).count();
+        processes[r] = 0;
+        ++ended;
+      }
+      usleep(5000);
+    }
+    for (std::size_t r = 0; r < processes.size(); ++r) {
+      if (processes[r] != 0) {
+        kill(processes[r], SIGKILL);
+        waitpid(processes[r], nullptr, 0);
+      }
+      endings[r].err = read_file(error_file(static_cast<int>(r)));
+    }
+    return endings;
+  }
+
+  /// Waits in an operation until `over`.
+  static void wait_in(FlightRecorder& recorder, const char* name, const Axis& axis,
+                      const std::function<bool()>& over) {
+    const auto id = recorder.issue(name, "metrics", *axis, 8);
+    const FlightRecorder::Waiting waiting(recorder, id);
+    while (!over()) usleep(2000);
+    recorder.complete(id);
+  }
+  static bool never() { return false; }
+  static void compute_for(milliseconds time) {
+    const auto end = Clock::now() + time;
+    volatile double x = 1;
+    while (Clock::now() < end) x = x * 1.0000001;
+  }
+
+  TemporaryDirectory directory_;
+
+ private:
+  fs::path error_file(int rank) const { return directory_ / fmt::format("err-{}", rank); }
+
+  [[noreturn]] void play(int rank, int ranks, const Body& body, milliseconds limit) const {
+    const int err = open(error_file(rank).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    dup2(err, STDERR_FILENO);
+    alarm(60);
+    const auto recorder = std::make_shared<FlightRecorder>();
+    recorder->set_place({rank, ranks, kRun, std::vector<std::string>(ranks, "host")});
+    std::vector<int> all(static_cast<std::size_t>(ranks));
+    std::iota(all.begin(), all.end(), 0);
+    const Axis world = recorder->add_axis("world", all);
+    recorder->set_step(7);
+    {
+      const Watchdog watchdog(recorder, limit, recordings());
+      body(rank, *recorder, world);
+    }
+    _exit(0);
+  }
+};
+
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+int lines(const std::string& text) {
+  return static_cast<int>(std::count(text.begin(), text.end(), '\n'));
+}
+
+TEST_F(WatchdogTest, AStoppedRankIsNamedWithinTheLimit) {
+  const auto endings = run(
+      3,
+      [](int rank, FlightRecorder& recorder, const Axis& world) {
+        wait_in(recorder, "barrier", world, [] { return true; });
+        if (rank == 1) raise(SIGSTOP);
+        wait_in(recorder, "all-reduce", world, never);
+      },
+      kLimit, /*left_over=*/1);
+  EXPECT_EQ(endings[1].code, -1);
+  for (const int rank : {0, 2}) {
+    const Ending& ending = endings[static_cast<std::size_t>(rank)];
+    EXPECT_EQ(ending.code, 4) << ending.err;
+    EXPECT_GE(ending.after, kLimitSeconds);
+    EXPECT_LT(ending.after, kLimitSeconds + 5);
+    EXPECT_EQ(lines(ending.err), 1) << ending.err;
+    EXPECT_TRUE(has(ending.err, fmt::format("error: rank {} on host waited ", rank))) << ending.err;
+    EXPECT_TRUE(has(ending.err,
+                    " s in all-reduce #2 (world #2, 8 bytes of metrics, ranks 0,1,2, "
+                    "step 7): rank 1 on host does not respond"))
+        << ending.err;
+  }
+  const auto report = compare_recordings(recordings());
+  EXPECT_EQ(report.at("missing"), nlohmann::json({1})) << report.dump(1);
+  EXPECT_EQ(report.at("recordings").at("rank 0").at("reason"), "hang");
+}
+
+TEST_F(WatchdogTest, ARankThatComputesIsWaitedFor) {
+  const fs::path done = directory_ / "done";
+  const auto endings = run(2, [&](int rank, FlightRecorder& recorder, const Axis& world) {
+    if (rank == 1) {
+      compute_for(kLimit * 5 / 2);
+      write_file(done, "");
+    }
+    wait_in(recorder, "all-reduce", world, [&] { return fs::exists(done); });
+    usleep(300'000);  // for the signs of life to be withdrawn
+  });
+  for (const Ending& ending : endings) EXPECT_EQ(ending.code, 0) << ending.err;
+  EXPECT_EQ(lines(endings[0].err), 1) << endings[0].err;
+  EXPECT_TRUE(has(endings[0].err, "rank 1 on host is alive and at work")) << endings[0].err;
+  EXPECT_EQ(endings[1].err, "");
+  EXPECT_TRUE(fs::is_empty(recordings()));
+}
+
+TEST_F(WatchdogTest, ARankThatDoesNothingIsNamed) {
+  const auto endings = run(
+      2,
+      [](int rank, FlightRecorder& recorder, const Axis& world) {
+        wait_in(recorder, "barrier", world, [] { return true; });
+        if (rank == 1) pause();
+        wait_in(recorder, "all-reduce", world, never);
+      },
+      kLimit, /*left_over=*/1);
+  EXPECT_EQ(endings[0].code, 4) << endings[0].err;
+  EXPECT_LT(endings[0].after, 1.3 * kLimitSeconds + 5);
+  EXPECT_TRUE(has(endings[0].err, "rank 1 on host has neither computed nor communicated for "))
+      << endings[0].err;
+  EXPECT_TRUE(has(endings[0].err, "since barrier #1")) << endings[0].err;
+}
+
+TEST_F(WatchdogTest, RanksThatWaitForOneAnotherAreNamed) {
+  const auto endings = run(3, [](int rank, FlightRecorder& recorder, const Axis& world) {
+    wait_in(recorder, rank == 1 ? "barrier" : "all-reduce", world, never);
+  });
+  for (const Ending& ending : endings) {
+    EXPECT_EQ(ending.code, 4) << ending.err;
+    EXPECT_LT(ending.after, kLimitSeconds + 5);
+    EXPECT_TRUE(has(ending.err, "all ranks wait for one another: ranks 0, 2 in all-reduce #1"))
+        << ending.err;
+    EXPECT_TRUE(has(ending.err, "; rank 1 in barrier #1")) << ending.err;
+  }
+  EXPECT_TRUE(has(compare_recordings(recordings()).dump(), "not in the same operation"));
+}
+
+TEST_F(WatchdogTest, RanksThatGoOnWithoutMeAreWaitedFor) {
+  const fs::path done = directory_ / "done";
+  const auto endings = run(3, [&](int rank, FlightRecorder& recorder, const Axis& world) {
+    if (rank != 0) {
+      const Axis data = recorder.add_axis("data", {1, 2});
+      const auto end = Clock::now() + kLimit * 2;
+      while (Clock::now() < end) {
+        const auto over = Clock::now() + milliseconds(50);
+        wait_in(recorder, "all-gather", data, [&] { return Clock::now() > over; });
+      }
+      write_file(done, "");
+    }
+    wait_in(recorder, "all-reduce", world, [&] { return fs::exists(done); });
+  });
+  for (const Ending& ending : endings) EXPECT_EQ(ending.code, 0) << ending.err;
+}
+
+TEST_F(WatchdogTest, ShortWaitsLeaveNoTrace) {
+  const auto endings = run(2, [](int, FlightRecorder& recorder, const Axis& world) {
+    const auto end = Clock::now() + kLimit;
+    while (Clock::now() < end) {
+      const auto over = Clock::now() + kLimit / 4;
+      wait_in(recorder, "all-reduce", world, [&] { return Clock::now() > over; });
+    }
+  });
+  for (const Ending& ending : endings) EXPECT_EQ(ending.code, 0) << ending.err;
+  EXPECT_FALSE(fs::exists(recordings()));
+}
+
+TEST_F(WatchdogTest, WhatAnEarlierJobHasLeftIsNoSignOfLife) {
+  fs::create_directories(recordings());
+  write_file(recordings() / "asked", "");
+  for (const std::int64_t run : {kRun, kRun - 1}) {
+    write_file(
+        recordings() / "alive-00001",
+        nlohmann::json{{"run", run}, {"beat", 1000}, {"waits", 0.0}, {"idle", 0.0}, {"doing", "x"}}
+            .dump());
+    const auto endings = this->run(
+        2,
+        [](int rank, FlightRecorder& recorder, const Axis& world) {
+          if (rank == 1) raise(SIGSTOP);
+          wait_in(recorder, "all-reduce", world, never);
+        },
+        kLimit, /*left_over=*/1);
+    EXPECT_EQ(endings[0].code, 4) << endings[0].err;
+    EXPECT_LT(endings[0].after, kLimitSeconds + 5);
+    EXPECT_TRUE(has(endings[0].err, "rank 1 on host does not respond")) << endings[0].err;
+  }
+}
+
+TEST_F(WatchdogTest, TheLimitHoldsWhereNothingCanBeWritten) {
+  write_file(recordings(), "a file in the way");
+  const auto endings = run(
+      2,
+      [](int rank, FlightRecorder& recorder, const Axis& world) {
+        if (rank == 1) raise(SIGSTOP);
+        wait_in(recorder, "all-reduce", world, never);
+      },
+      kLimit, /*left_over=*/1);
+  EXPECT_EQ(endings[0].code, 4) << endings[0].err;
+  EXPECT_LT(endings[0].after, kLimitSeconds + 5);
+  EXPECT_TRUE(has(endings[0].err, "the other ranks can't be asked")) << endings[0].err;
+}
+
+TEST_F(WatchdogTest, TheLimitHoldsWhereTheFileSystemHangs) {
+  fs::create_directories(recordings());
+  // Whoever opens it waits for a writer.
+  ASSERT_EQ(mkfifo((recordings() / "asked").c_str(), 0600), 0);
+  const auto endings = run(1, [](int, FlightRecorder& recorder, const Axis& world) {
+    wait_in(recorder, "all-reduce", world, never);
+  });
+  EXPECT_EQ(endings[0].code, 4) << endings[0].err;
+  EXPECT_LT(endings[0].after, 2 * kLimitSeconds + 5);
+  EXPECT_TRUE(has(endings[0].err, "the file system of ")) << endings[0].err;
+}
+
+}  // namespace
+}  // namespace graphlora
