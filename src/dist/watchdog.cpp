@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <system_error>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -25,6 +26,7 @@ using std::chrono::nanoseconds;
 constexpr milliseconds kGrace{1500};
 /// A tick that lasts longer, or longer than the limit, hangs.
 constexpr milliseconds kStuckTick{10'000};
+constexpr milliseconds kTurn{500};
 /// Uses less of one core's time: neither computes nor reads.
 constexpr double kIdleShare = 0.001;
 constexpr const char* kWantsRecordings = "record";
@@ -84,18 +86,28 @@ Watchdog::Watchdog(std::shared_ptr<FlightRecorder> recorder, milliseconds limit,
       directory_(std::move(directory)),
       asked_(directory_ / "asked"),
       ticked_(steady_now()) {
-  thread_ = quiet_thread([this] { watch(); });
-  second_thread_ = quiet_thread([this] { watch_the_watcher(); });
+  try {
+    thread_ = quiet_thread([this] { watch(); });
+    second_thread_ = quiet_thread([this] { watch_the_watcher(); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw Error(ExitCode::internal,
+                fmt::format("no thread to be had for the watchdog ({}): raise the limit of "
+                            "processes (ulimit -u)",
+                            error.what()));
+  }
 }
 
-Watchdog::~Watchdog() {
+Watchdog::~Watchdog() { stop(); }
+
+void Watchdog::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
-  thread_.join();
-  second_thread_.join();
+  for (std::thread* thread : {&thread_, &second_thread_})
+    if (thread->joinable()) thread->join();
 }
 
 void Watchdog::watch() {
@@ -122,12 +134,17 @@ void Watchdog::watch() {
 }
 
 void Watchdog::watch_the_watcher() {
+  // Counted in turns of this loop, since a process that was stopped for a while has only slept.
+  const auto most = std::min(kStuckTick, 2 * limit_) / kTurn;
+  std::int64_t last = ticked_.load(), turns = 0;
   std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, std::chrono::seconds(1), [this] { return stopping_; })) {
-    const std::int64_t now = steady_now();
+  while (!wake_.wait_for(lock, kTurn, [this] { return stopping_; })) {
+    const std::int64_t ticked = ticked_.load();
+    turns = ticked == last ? turns + 1 : 0;
+    last = ticked;
     const FlightRecorder::Wait wait = recorder_->waiting();
-    if (wait.sequence == 0 || now - wait.since < nanoseconds(limit_).count() ||
-        now - ticked_.load() < nanoseconds(std::min(kStuckTick, 2 * limit_)).count())
+    if (turns < most || wait.sequence == 0 ||
+        steady_now() - wait.since < nanoseconds(limit_).count())
       continue;
     print_line(fmt::format("error: {}; the file system of {} does not answer either",
                            waited_text(wait), directory_.string()));
@@ -152,7 +169,8 @@ void Watchdog::tick() {
     return;
   }
   if (!asking_) {
-    look(read_signs(), limit_ - waited);
+    // No less, even if the limit is over: perhaps the whole job was stopped for a while.
+    look(read_signs(), std::max(limit_ - waited, limit_ - ask_after_));
     asking_ = true;
   }
   ask();
@@ -166,7 +184,8 @@ void Watchdog::note_work(const FlightRecorder::Wait& wait) {
   const double used = others_processor_seconds();
   const double share = (used - processor_seconds_) / std::max(1e-3, seconds(now - worked_));
   const std::uint64_t progress = recorder_->progress();
-  if (wait.sequence == 0 && progress == progress_ && share < kIdleShare) return;
+  const bool was_stopped = steady_now() - ticked_.load() > nanoseconds(20 * tick_).count();
+  if (wait.sequence == 0 && progress == progress_ && share < kIdleShare && !was_stopped) return;
   worked_ = now;
   processor_seconds_ = used;
   progress_ = progress;

@@ -27,6 +27,7 @@ namespace graphlora {
 /// recording. Nothing is written, and no directory made, unless an operation takes long.
 class Watchdog {
  public:
+  /// Throws Error where the system has no more threads.
   Watchdog(std::shared_ptr<FlightRecorder> recorder, std::chrono::milliseconds limit,
            std::filesystem::path directory);
   ~Watchdog();
@@ -49,6 +50,7 @@ class Watchdog {
   };
   using Signs = std::map<int, Sign>;
 
+  void stop();
   void watch();
   /// Ends the process if `watch` itself hangs, in a file system for example.
   void watch_the_watcher();

@@ -259,8 +259,9 @@ TEST_F(FailureTest, DivergenceStopsWithTheBatchAndTheNormsAndKeepsWhatWasSaved) 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they map terabytes
 TEST_F(FailureTest, MemoryThatRunsOutIsNamed) {
   for (const int ranks : {1, 2}) {
-    const Words pretrain = command(ranks, {"pretrain", "--data", at("large"), "--output",
-                                           at("wide"), "--pretrain.width", "65536"});
+    const Words pretrain =
+        command(ranks, {"pretrain", "--data", at("large"), "--output", at("wide"),
+                        "--pretrain.width", "65536", "--comm.dump", at("flight")});
     Words words{"sh", "-c", "ulimit -v 6000000; exec \"$0\" \"$@\""};
     words.insert(words.end(), pretrain.begin(), pretrain.end());
     const ProcessResult result = run_process(words);

@@ -10,8 +10,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <functional>
 #include <numeric>
+#include <thread>
 
 #include "core/file.hpp"
 #include "dist/flight_report.hpp"
@@ -47,6 +49,7 @@ class WatchdogTest : public testing::Test {
   std::vector<Ending> run(int ranks, const Body& body, milliseconds limit = kLimit,
                           int left_over = 0) {
     std::vector<pid_t> processes;
+    std::fflush(stdout);
     const auto start = Clock::now();
     for (int rank = 0; rank < ranks; ++rank) {
       const pid_t process = fork();
@@ -194,6 +197,25 @@ TEST_F(WatchdogTest, RanksThatWaitForOneAnotherAreNamed) {
     EXPECT_TRUE(has(ending.err, "; rank 1 in barrier #1")) << ending.err;
   }
   EXPECT_TRUE(has(compare_recordings(recordings()).dump(), "not in the same operation"));
+}
+
+TEST_F(WatchdogTest, AJobThatWasStoppedForLongGoesOn) {
+  const fs::path done = directory_ / "done";
+  const auto endings = run(3, [&](int rank, FlightRecorder& recorder, const Axis& world) {
+    if (rank == 2) {  // plays the scheduler
+      usleep(500'000);
+      const std::string others = read_file(directory_ / "0") + " " + read_file(directory_ / "1");
+      ASSERT_EQ(std::system(("kill -STOP " + others).c_str()), 0);
+      std::this_thread::sleep_for(kLimit * 2);
+      ASSERT_EQ(std::system(("kill -CONT " + others).c_str()), 0);
+      compute_for(kLimit / 2);
+      write_file(done, "");
+    } else {
+      write_file(directory_ / std::to_string(rank), std::to_string(getpid()));
+    }
+    wait_in(recorder, "all-reduce", world, [&] { return fs::exists(done); });
+  });
+  for (const Ending& ending : endings) EXPECT_EQ(ending.code, 0) << ending.err;
 }
 
 TEST_F(WatchdogTest, RanksThatGoOnWithoutMeAreWaitedFor) {
