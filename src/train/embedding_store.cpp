@@ -23,13 +23,6 @@ std::string file_name(std::int64_t index, std::int64_t files) {
   return fmt::format("embeddings-{:05d}-of-{:05d}.safetensors", index, files);
 }
 
-/// The largest of every rank's value.
-std::int64_t maximum(Communicator& world, std::int64_t value) {
-  const at::Tensor largest = at::full({1}, value, at::kLong);
-  world.all_reduce(largest, ReduceOp::max, Traffic::embedding).wait();
-  return largest.item<std::int64_t>();
-}
-
 /// Files of a set in order. Throws DataError if one is missing.
 std::vector<std::filesystem::path> find_files(const std::filesystem::path& directory) {
   std::error_code error;
