@@ -59,7 +59,8 @@ struct TrainOptions {
         .add_required("Input and output", "output", &output,
                       "DIR: where steps and metrics.jsonl go")
         .add("Input and output", "resume", &train.resume,
-             "continue from OUTPUT/LATEST, or start fresh if there is none; a damaged step is passed "
+             "continue from OUTPUT/LATEST, or start fresh if there is none; a damaged step is "
+             "passed "
              "over for the one before");
     table
         .add("Training", "steps", &train.steps,

@@ -189,12 +189,14 @@ void tidy_output(const fs::path& output, const std::vector<DamagedStep>& damaged
     const std::string name = entry.path().filename().string();
     const bool ours = name.starts_with("step-") || name.starts_with("LATEST.") ||
                       name.starts_with("BEST.") || name.starts_with("metrics.jsonl.");
-    if (ours && (name.find(".tmp-") != std::string::npos || name.find(".old-") != std::string::npos))
+    if (ours &&
+        (name.find(".tmp-") != std::string::npos || name.find(".old-") != std::string::npos))
       left.push_back(entry.path());
   }
   for (const fs::path& path : left) {
     fs::remove_all(path, error);
-    if (error) log::warn("{}: cannot remove what a run has left: {}", path.string(), error.message());
+    if (error)
+      log::warn("{}: cannot remove what a run has left: {}", path.string(), error.message());
   }
   for (const auto& [path, cause] : damaged) {
     if (!fs::is_directory(path, error)) continue;

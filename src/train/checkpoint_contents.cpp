@@ -147,8 +147,8 @@ CheckpointContents::CheckpointContents(Job& job, Recommender& model, Optimizer& 
   ranks_ = grid.size();
   job.agree([&] { check_replicas_equal(*workspace.grid, model.parameters()); });
   job.agree([&] {
-    embeddings_ = copy_embeddings(workspace.world(), *workspace.map, workspace.shard->owned(),
-                                  model.table());
+    embeddings_ =
+        copy_embeddings(workspace.world(), *workspace.map, workspace.shard->owned(), model.table());
   });
   parameters_ = copy_parameters(grid, model.parameters());
   moments_ = copy_moments(grid, optimizer);

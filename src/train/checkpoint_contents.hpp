@@ -16,9 +16,10 @@ namespace graphlora {
 /// everything else too. Whole tensors, whatever the grid.
 class CheckpointContents {
  public:
-  /// Copies the model. Replicated parameters are hash-compared first. Collective; errors are agreed.
-  CheckpointContents(Job& job, Recommender& model, Optimizer& optimizer,
-                     const TrainingState& state, const RunIdentity& identity);
+  /// Copies the model. Replicated parameters are hash-compared first. Collective; errors are
+  /// agreed.
+  CheckpointContents(Job& job, Recommender& model, Optimizer& optimizer, const TrainingState& state,
+                     const RunIdentity& identity);
 
   /// Writes the share into an existing directory, and the checksums of its files into
   /// share-RRRRR.json there. Throws DataError. Local; needs no communication.

@@ -32,8 +32,8 @@ GraphMemory predict_memory(Recommender& model, bool moments) {
       shard.plan(shard.cut().training_view(group));
   if (!model.anchors().frontier())
     memory.gnn = model.anchors().predicted_bytes(shard.cut().full_view(), {});
-  memory.saving = copied_embedding_bytes(workspace.world(), workspace.map->nodes(), model.table(),
-                                         moments);
+  memory.saving =
+      copied_embedding_bytes(workspace.world(), workspace.map->nodes(), model.table(), moments);
   if (workspace.grid->rank() == 0) {
     for (const Parameter& p : model.parameters())
       memory.saving += static_cast<std::int64_t>(p.value.nbytes()) * (moments ? 3 : 1) *
@@ -55,7 +55,8 @@ std::string describe_memory(const GraphMemory& mine, Communicator& world) {
   };
   return fmt::format(
       "predicted memory: {} bytes over {} ranks (embeddings {:.3f}, moments {:.3f}, graph {:.3f}, "
-      "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM; while a step is "
+      "titles {:.3f}, GNN {:.3f} GiB), at most {:.3f} GiB on one rank, beside the LLM; while a "
+      "step is "
       "saved at most {:.3f} GiB more",
       sums.sum().item<std::int64_t>(), world.size(), gib(sums[0]), gib(sums[1]), gib(sums[2]),
       gib(sums[3]), gib(sums[4]), gib(most[0]), gib(most[1]));

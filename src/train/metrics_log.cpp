@@ -57,7 +57,8 @@ void MetricsLog::flush() {
   }
   const bool first = cause_.empty();
   cause_ = written < 0 ? std::strerror(errno) : "no space for a whole line";
-  if (first) log::warn("{}: cannot write: {}; trying again with every step", path_.string(), cause_);
+  if (first)
+    log::warn("{}: cannot write: {}; trying again with every step", path_.string(), cause_);
   // Without the part of a line; if that fails too, a resumed run drops it.
   if (written > 0 && ftruncate(file_, size_) != 0) size_ += written;
 }

@@ -352,9 +352,9 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
   malloc_trim(0);  // what the start has left
   const std::int64_t steps =
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
-  const RunIdentity identity{config.seed, config.batch_size, config.block,
-                             config.max_train_examples, config.init_adapter,
-                             workspace.partition.groups};
+  const RunIdentity identity{config.seed,         config.batch_size,
+                             config.block,        config.max_train_examples,
+                             config.init_adapter, workspace.partition.groups};
   std::vector<std::int64_t> valid_rows;
   job.agree([&] {
     if (config.eval_every > 0) valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);

@@ -26,8 +26,8 @@ struct TrainConfig {
   std::int64_t max_train_examples = 0;  ///< 0: all
   bool resume = false;
   std::function<void()> check_lock = {};  ///< throws where the output is another run's by now
-  AdapterSource init_adapter = {};  ///< what the adapters' first values are; for the manifest
-  std::string recompute = "none";   ///< none | layer, see GraphLora::set_recompute
+  AdapterSource init_adapter = {};        ///< what the adapters' first values are; for the manifest
+  std::string recompute = "none";         ///< none | layer, see GraphLora::set_recompute
   std::uint64_t seed = 1;
   std::vector<std::string> stages{"joint"};  ///< adapter, projector, joint; see Stages
   double unknown_rate = 0.05;
