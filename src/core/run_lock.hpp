@@ -20,9 +20,9 @@ class RunLock {
     double stale = 30;  ///< without a heartbeat for so long, another machine's lock is left over
   };
   /// Makes the directory and takes the lock. A lock of a process that is gone (of this machine, or
-  /// of this Slurm job before it was requeued) is replaced at once, any other only when no heartbeat
-  /// comes for `times.stale` seconds, for which this waits. Throws ConfigError naming the holder
-  /// where a run works there; DataError where nothing can be written.
+  /// of this Slurm job before it was requeued) is replaced at once, any other only when no
+  /// heartbeat comes for `times.stale` seconds, for which this waits. Throws ConfigError naming the
+  /// holder where a run works there; DataError where nothing can be written.
   explicit RunLock(const std::filesystem::path& directory) : RunLock(directory, Times{}) {}
   RunLock(const std::filesystem::path& directory, Times times);
   ~RunLock();
@@ -40,7 +40,7 @@ class RunLock {
 
   std::filesystem::path path_;
   Times times_;
-  std::string token_;                                // what tells this lock from any other
+  std::string token_;                                   // what tells this lock from any other
   std::vector<std::filesystem::path> new_directories_;  // innermost first
   std::mutex mutex_;
   std::condition_variable stop_;

@@ -186,7 +186,8 @@ void CheckpointContents::write(const fs::path& directory) const {
 void CheckpointContents::write_manifest(const fs::path& directory) const {
   nlohmann::json manifest = manifest_, files = nlohmann::json::object();
   for (int rank = 0; rank < ranks_; ++rank) {
-    for (const auto& [name, about] : read_json(share_file(directory, rank)).items()) {
+    const nlohmann::json share = read_json(share_file(directory, rank));
+    for (const auto& [name, about] : share.items()) {
       const auto bytes = fs::file_size(directory / name);
       if (bytes != about.at("bytes")) {
         throw DataError("{}: has {} bytes here, rank {} wrote {}: is this file system shared?",

@@ -48,8 +48,8 @@ GraphMemory predict_memory(Recommender& model, bool moments) {
       shard.plan(shard.cut().training_view(group));
   if (!model.anchors().frontier())
     memory.gnn = model.anchors().predicted_bytes(shard.cut().full_view(), {});
-  memory.saving = copied_embedding_bytes(workspace.world(), workspace.map->nodes(), model.table(),
-                                         moments);
+  memory.saving =
+      copied_embedding_bytes(workspace.world(), workspace.map->nodes(), model.table(), moments);
   if (workspace.grid->rank() == 0) {
     for (const Parameter& p : model.parameters())
       memory.saving += static_cast<std::int64_t>(p.value.nbytes()) * (moments ? 3 : 1) *

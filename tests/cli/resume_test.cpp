@@ -332,8 +332,8 @@ TEST_F(ResumeTest, ADamagedStepIsPassedOver) {
     EXPECT_EQ(result.code, 0) << result.err;
     EXPECT_EQ(listing(root() / "hurt/step-000005"), whole);
     EXPECT_EQ(read_file(root() / "hurt/LATEST"), "step-000005\n");
-    const bool step_is_whole = name.starts_with("LATEST") || name.starts_with("replaced") ||
-                               name.starts_with("left");
+    const bool step_is_whole =
+        name.starts_with("LATEST") || name.starts_with("replaced") || name.starts_with("left");
     const int resumed = step_is_whole ? 3 : 2;
     EXPECT_NE(result.err.find(fmt::format("after step {}", resumed)), std::string::npos)
         << result.err;
@@ -371,9 +371,15 @@ TEST_F(ResumeTest, WhatCannotBeResumedIsNamedAndKept) {
        {"--resume"},
        3,
        "no whole step"},
-      {"a newer format", manifest([](nlohmann::json& j) { j["format"] = 3; }), {"--resume"}, 3,
+      {"a newer format",
+       manifest([](nlohmann::json& j) { j["format"] = 3; }),
+       {"--resume"},
+       3,
        "written by a newer version"},
-      {"an older format", manifest([](nlohmann::json& j) { j["format"] = 0; }), {"--resume"}, 3,
+      {"an older format",
+       manifest([](nlohmann::json& j) { j["format"] = 0; }),
+       {"--resume"},
+       3,
        "has format 0"},
       {"files elsewhere",
        [](const fs::path& r) {
@@ -395,13 +401,20 @@ TEST_F(ResumeTest, WhatCannotBeResumedIsNamedAndKept) {
        3,
        "lists no graphlora.safetensors"},
       {"of another dataset",
-       manifest([](nlohmann::json& j) { j["dataset"]["fingerprint"] = "0"; }), {"--resume"}, 3,
+       manifest([](nlohmann::json& j) { j["dataset"]["fingerprint"] = "0"; }),
+       {"--resume"},
+       3,
        "another dataset"},
       {"of another model",
-       manifest([](nlohmann::json& j) { j["base_model"]["fingerprint"] = "0"; }), {"--resume"}, 3,
+       manifest([](nlohmann::json& j) { j["base_model"]["fingerprint"] = "0"; }),
+       {"--resume"},
+       3,
        "another base model"},
       {"without --resume", [](const fs::path&) {}, {}, 2, "already holds a run"},
-      {"without --resume, no LATEST", [](const fs::path& r) { fs::remove(r / "LATEST"); }, {}, 2,
+      {"without --resume, no LATEST",
+       [](const fs::path& r) { fs::remove(r / "LATEST"); },
+       {},
+       2,
        "already holds a run"}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
@@ -551,12 +564,10 @@ TEST_F(ResumeTest, ASignalDuringASave) {
 
 /// An interrupted pretraining claims no result, and the same command starts over.
 TEST_F(ResumeTest, AnInterruptedPretrainingWritesNothing) {
-  const Words words{"pretrain",         "--data",
-                    at("dataset"),      "--output",
-                    at("factors"),      "--pretrain.width",
-                    "6",                "--pretrain.epochs",
-                    "900000000",        "--pretrain.patience",
-                    "900000000"};
+  const Words words{
+      "pretrain",         "--data", at("dataset"),       "--output",  at("factors"),
+      "--pretrain.width", "6",      "--pretrain.epochs", "900000000", "--pretrain.patience",
+      "900000000"};
   const auto started = [&] {
     for (const auto& entry : fs::directory_iterator(root()))
       if (entry.path().filename().string().starts_with("factors.tmp-")) return true;

@@ -1,7 +1,7 @@
 // Feeds damaged model files to their readers: config.json, safetensors, whole checkpoints, the
-// index of their shards, tokenizer.json, tokenizer.model; and damaged checkpoints of a run: a step's
-// manifest, LATEST, a file of embeddings. Every input must be read, or refused by
-// one of the program's own errors, within 10 seconds and bounded memory.
+// index of their shards, tokenizer.json, tokenizer.model; and damaged checkpoints of a run: a
+// step's manifest, LATEST, a file of embeddings. Every input must be read, or refused by one of the
+// program's own errors, within 10 seconds and bounded memory.
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -404,7 +404,8 @@ int run(int argc, char** argv) {
   namespace po = boost::program_options;
   Options options;
   po::options_description description(
-      "Damaged model files and checkpoints against their readers; exit code 1 where one was neither read nor "
+      "Damaged model files and checkpoints against their readers; exit code 1 where one was "
+      "neither read nor "
       "refused "
       "by one of its own errors. A crash leaves its input in a directory graphlora-test-* of the "
       "temporary directory.");
@@ -415,8 +416,8 @@ int run(int argc, char** argv) {
       "count", po::value(&options.count)->default_value(0), "inputs of each target; 0: by time")(
       "target", po::value(&options.target),
       "only config, safetensors, checkpoint, index, tokenizer, sentencepiece, manifest, latest or "
-      "embeddings")(
-      "max-mib", po::value(&options.memory)->default_value(options.memory), "bound on memory")(
+      "embeddings")("max-mib", po::value(&options.memory)->default_value(options.memory),
+                    "bound on memory")(
       "corpus", po::value(&options.corpus)->default_value(options.corpus), "DIR: more seeds")(
       "regressions", po::value(&options.regressions)->default_value(options.regressions),
       "DIR: inputs tried as they are")(

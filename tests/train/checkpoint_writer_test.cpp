@@ -30,9 +30,9 @@ class CheckpointWriterTest : public ::testing::Test {
  protected:
   void SetUp() override {
     workspace_ = std::make_unique<Workspace>(job(), shared_.path(), PartitionConfig{});
-    model_ = std::make_unique<Recommender>(job(), *workspace_, kTinyLlama, tiny_model_config(),
-                                           tiny_embeddings(*workspace_, kWidth, at::kDouble),
-                                           false);
+    model_ =
+        std::make_unique<Recommender>(job(), *workspace_, kTinyLlama, tiny_model_config(),
+                                      tiny_embeddings(*workspace_, kWidth, at::kDouble), false);
     optimizer_ = std::make_unique<Optimizer>(model_->parameters(), OptimizerConfig{});
   }
   fs::path output() const { return shared_.directory() / "out"; }
@@ -116,10 +116,10 @@ TEST_F(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
   std::set<std::string> names;
   for (const auto& entry : fs::recursive_directory_iterator(step_directory(output(), 1)))
     names.insert(entry.path().filename());
-  EXPECT_EQ(names, (std::set<std::string>{"adapter", "adapter_config.json",
-                                          "adapter_model.safetensors", "graphlora.safetensors",
-                                          "optimizer.safetensors", "manifest.json",
-                                          "embeddings-00000-of-00001.safetensors"}));
+  EXPECT_EQ(names,
+            (std::set<std::string>{"adapter", "adapter_config.json", "adapter_model.safetensors",
+                                   "graphlora.safetensors", "optimizer.safetensors",
+                                   "manifest.json", "embeddings-00000-of-00001.safetensors"}));
 }
 
 TEST_F(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {

@@ -55,8 +55,7 @@ TEST(MetricsLog, KeepsLinesUntilTheyCanBeWritten) {
   EXPECT_EQ(read_file(directory / "m"), "{\"step\":1}\n");
   log.write({{"step", 4}});
   EXPECT_NO_THROW(log.require_complete());
-  EXPECT_EQ(read_file(directory / "m"),
-            "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n");
+  EXPECT_EQ(read_file(directory / "m"), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n");
 }
 
 }  // namespace

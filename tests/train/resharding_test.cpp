@@ -102,7 +102,8 @@ class Resharding : public ::testing::Test {
         EXPECT_NEAR(found->second, value, bitwise ? 0 : kTolerance * std::abs(value)) << key;
       }
     }
-    const TrainingState x = Checkpoint(a, true, true).state(), y = Checkpoint(b, true, true).state();
+    const TrainingState x = Checkpoint(a, true, true).state(),
+                        y = Checkpoint(b, true, true).state();
     EXPECT_EQ(x.best_step, y.best_step);
     EXPECT_EQ(x.evaluated_step, y.evaluated_step);
     EXPECT_EQ(x.evaluations_since_best, y.evaluations_since_best);
