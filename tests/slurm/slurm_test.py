@@ -483,7 +483,8 @@ class Drivers(SlurmTest):
         self.assertEqual([(row["nodes"], row["ranks"], row["steps"], row["batch_size"]) for row in rows],
                          [("1", "1", "9", "4"), ("2", "2", "9", "8")])
         for row in rows:
-            steps = [json.loads(line) for line in (self.work / f"study/weak/nodes-{row['nodes']}/metrics.jsonl").open()]
+            text = (self.work / f"study/weak/nodes-{row['nodes']}/metrics.jsonl").read_text()
+            steps = [json.loads(line) for line in text.splitlines()]
             self.assertEqual(len(steps), 12)
             seconds = sorted(step["step_seconds"] for step in steps[3:])
             self.assertAlmostEqual(float(row["step_seconds"]), seconds[4])
