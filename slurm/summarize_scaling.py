@@ -1,4 +1,4 @@
-"""summarize_scaling.py --ranks-per-node R --csv FILE NODES=METRICS…: compares training runs on several numbers of nodes.
+"""summarize_scaling.py --ranks-per-node R --csv FILE NODES=METRICS…: compares training on several numbers of nodes.
 
 METRICS is a run's metrics.jsonl. Medians over its steps, without the first quarter. Efficiency: throughput for each
 node, as a share of the first run's. Prints a table and writes the CSV; a run without enough steps is named and the

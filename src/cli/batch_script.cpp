@@ -227,7 +227,8 @@ std::string batch_script(const BatchJob& job, const std::string& program) {
         "type module >/dev/null 2>&1 || source /etc/profile\nmodule load {}\n",
         fmt::join(job.modules, " "));
   }
-  if (!job.prologue.empty()) out += job.prologue + "\n";
+  // The job's output is the command's result.
+  if (!job.prologue.empty()) out += fmt::format("{{\n{}\n}} >&2\n", job.prologue);
 
   std::string srun_options = job.srun_options, launcher = job.launcher, own = program;
   if (job.container == "apptainer") {

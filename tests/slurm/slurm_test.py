@@ -45,7 +45,8 @@ def why_not() -> str:
 
 
 def clean_environment() -> dict:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH_", "SRUN_", "GRAPHLORA_", "OMPI_", "PMIX_"))}
+    of_jobs = ("SLURM", "SBATCH_", "SRUN_", "GRAPHLORA_", "OMPI_", "PMIX_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(of_jobs)}
     kept["PATH"] += ":/usr/sbin:/sbin"
     return kept
 
@@ -227,7 +228,8 @@ class SlurmTest(unittest.TestCase):
         self.assertEqual(self.metrics(self.work / output), self.metrics(reference))
         step = f"step-{STEPS:06}"
         for file in ("adapter/adapter_model.safetensors", "graphlora.safetensors", "optimizer.safetensors"):
-            self.assertEqual((self.work / output / step / file).read_bytes(), (reference / step / file).read_bytes(), file)
+            self.assertEqual((self.work / output / step / file).read_bytes(), (reference / step / file).read_bytes(),
+                             file)
 
     def assert_completed(self, job: str, output: str, restarts: int, more=(), limit=90):
         record = self.wait_for_end(job, limit)
@@ -342,25 +344,48 @@ class Interrupted(SlurmTest):
                 self.assertLess(len(self.metrics(self.work / output)), STEPS)
                 self.assert_completed(self.train(output), output, 0)
 
+    def test_the_second_signal_ends_ranks_that_do_not_stop(self):
+        deaf = self.scratch / "deaf"
+        deaf.write_text("#!/usr/bin/env bash\n((${SLURM_RESTART_COUNT:-0})) && exit\n"
+                        "trap '' USR1\necho ready\nexec sleep 100\n")
+        deaf.chmod(0o755)
+        for launcher in ("srun", "mpirun"):
+            with self.subTest(launcher):
+                output = f"deaf-{launcher}"
+                job = self.train(output, GRAPHLORA_BIN=str(deaf), GRAPHLORA_LAUNCHER=launcher)
+                self.wait_for("the ranks", lambda: (self.work / f"{output}.log").exists() and
+                              self.log(output).count("ready") == 2)
+                for said in ("asking the ranks to save", "USR1: ending the ranks"):
+                    self.cluster.call("scancel", "--batch", "--signal=USR1", job)
+                    self.wait_for(said, lambda: said in self.log(output))
+                record = self.wait_for_end(job)
+                self.assertEqual((record["JobState"], record["Restarts"]), ("COMPLETED", "1"), self.log(output))
+                self.assertIn("was asked to stop", self.log(output))
+
+    def test_slurm_may_refuse_to_requeue(self):
+        job = self.train("refused", "--no-requeue")
+        self.wait_for_save("refused")
+        self.cluster.call("scancel", "--batch", "--signal=USR1", job)
+        record = self.wait_for_end(job)
+        self.assertEqual((record["JobState"], record["ExitCode"]), ("FAILED", "5:0"))
+        self.assertIn("Slurm refuses to requeue it", self.log("refused"))
+
     def test_requeued_by_the_operator(self):
         job = self.train("requeued")
         self.wait_for_save("requeued")
         self.cluster.call("scontrol", "requeue", job)
         self.assert_completed(job, "requeued", 1)
 
-    def test_the_time_limit_itself(self):
-        # Without a warning: Slurm ends the job, and KillWait is all the time there is.
-        job = self.train("late", "--signal=B:USR1@1", "--time=1", more=("--optim.warmup", "5"),
-                         GRAPHLORA_BIN=str(self.slow_start()))
-        self.assert_completed(job, "late", 1, more=("--optim.warmup", "5"), limit=180)
-        self.assertRegex(self.log("late"), "was interrupted|was asked to stop|reached its time limit")
-
-    def slow_start(self) -> pathlib.Path:
-        """The program, which first waits until the time limit is near."""
-        path = self.scratch / "slow"
-        path.write_text(f'#!/usr/bin/env bash\n((${{SLURM_RESTART_COUNT:-0}})) || sleep 52\nexec "{BINARY}" "$@"\n')
-        path.chmod(0o755)
-        return path
+    def test_slurm_warns_of_the_time_limit(self):
+        # It does so half a minute early and looks every half minute: the first start only waits for it.
+        waits = self.scratch / "waits"
+        waits.write_text('#!/usr/bin/env bash\n((${SLURM_RESTART_COUNT:-0})) || exec sleep 100\n'
+                         f'exec "{BINARY}" "$@"\n')
+        waits.chmod(0o755)
+        job = self.train("late", "--signal=B:USR1@1", "--time=1", GRAPHLORA_BIN=str(waits))
+        self.assert_completed(job, "late", 1, limit=150)
+        self.assertIn("USR1: asking the ranks to save and to end", self.log("late"))
+        self.assertIn("was asked to stop (code 138); requeued", self.log("late"))
 
 
 class Preempted(SlurmTest):
@@ -453,15 +478,19 @@ class Drivers(SlurmTest):
             self.assertEqual((result.returncode, result.stdout), (2, ""))
             self.assertIn(said, result.stderr)
 
-    def pipeline(self, prepare: str) -> list:
+    def pipeline(self, prepare: str, **variables) -> list:
         return self.submit(
             SCRIPTS / "pipeline", "--output=chain.log", "--time=10", GRAPHLORA_WORK="chain", GRAPHLORA_NODES="2",
+            **variables,
             GRAPHLORA_PREPARE_ARGS=prepare, GRAPHLORA_MODEL=str(MODEL),
             GRAPHLORA_PRETRAIN_ARGS="--pretrain.epochs 2 --pretrain.width 16",
             GRAPHLORA_TRAIN_ARGS="--steps 10 --batch-size 8 --eval-every 0").split()
 
     def test_pipeline(self):
-        jobs = self.pipeline("--input raw/ratings.csv --format csv --csv.time timestamp --csv.titles raw/items.csv")
+        (self.work / "chain.sbatch").write_text(
+            self.run_program("slurm", "--site", str(self.site()), "--tasks-per-node", "2", "--dry-run"))
+        jobs = self.pipeline("--input raw/ratings.csv --format csv --csv.time timestamp --csv.titles raw/items.csv",
+                             GRAPHLORA_SCRIPT="chain.sbatch")
         self.assertEqual(len(jobs), 5)
         for job in jobs:
             self.assertEqual(self.wait_for_end(job)["JobState"], "COMPLETED", self.log("chain"))
@@ -476,8 +505,8 @@ class Drivers(SlurmTest):
         self.assertEqual(states, ["FAILED"] + ["CANCELLED"] * 4)
 
     def test_scaling(self):
-        jobs = self.submit(SCRIPTS / "scaling", "weak", GRAPHLORA_WORK="study", GRAPHLORA_SCALING_NODES="1 2",
-                           GRAPHLORA_SCALING_STEPS="12", GRAPHLORA_SCALING_BATCH="4",
+        jobs = self.submit(SCRIPTS / "scaling", "weak", "--partition=test", GRAPHLORA_WORK="study",
+                           GRAPHLORA_SCALING_NODES="1 2", GRAPHLORA_SCALING_STEPS="12", GRAPHLORA_SCALING_BATCH="4",
                            GRAPHLORA_ARGS=f"--data data --model {MODEL} --pretrained pretrained").split()
         self.assertEqual(len(jobs), 3)
         for job in jobs:
@@ -487,7 +516,8 @@ class Drivers(SlurmTest):
         self.assertEqual([(row["nodes"], row["ranks"], row["steps"], row["batch_size"]) for row in rows],
                          [("1", "1", "9", "4"), ("2", "2", "9", "8")])
         for row in rows:
-            steps = [json.loads(line) for line in (self.work / f"study/weak/nodes-{row['nodes']}/metrics.jsonl").open()]
+            text = (self.work / f"study/weak/nodes-{row['nodes']}/metrics.jsonl").read_text()
+            steps = [json.loads(line) for line in text.splitlines()]
             self.assertEqual(len(steps), 12)
             seconds = sorted(step["step_seconds"] for step in steps[3:])
             self.assertAlmostEqual(float(row["step_seconds"]), seconds[4])
@@ -531,8 +561,8 @@ class Drivers(SlurmTest):
             with self.subTest(path.name):
                 script = self.run_program("slurm", "--site", str(path), "--dry-run")
                 # Only what this cluster can't have is left out.
-                for option in ("partition", "account", "qos", "constraint", "nodes", "ntasks-per-node", "cpus-per-task", "mem",
-                               "gpus-per-node", "gres"):
+                for option in ("partition", "account", "qos", "constraint", "nodes", "ntasks-per-node", "cpus-per-task",
+                               "mem", "gpus-per-node", "gres"):
                     script = re.sub(rf"#SBATCH --{option}=.*\n", "", script)
                 result = subprocess.run(["sbatch", "--test-only"], input=script, check=False, text=True,
                                         capture_output=True, cwd=self.work, env=self.environment)
