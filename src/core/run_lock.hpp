@@ -12,7 +12,7 @@
 namespace graphlora {
 
 /// DIRECTORY/lock, which says who works there: host, process and its start, Slurm job. Its holder
-/// writes a growing number into it (docs/adr/0010). Removed at the end.
+/// writes a growing number into it (docs/adr/0008). Removed at the end.
 class RunLock {
  public:
   struct Times {
