@@ -3,9 +3,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <functional>
-
-#include "dist/communicator.hpp"
 
 namespace graphlora {
 
@@ -13,16 +10,6 @@ std::string host_name() {
   std::array<char, 256> name{};
   if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
   return name.data();
-}
-
-std::int64_t sum_over_equal(Communicator& world, const std::string& place, std::int64_t value) {
-  const auto key = static_cast<std::int64_t>(std::hash<std::string>{}(place) >> 1U);
-  const auto keys = world.all_gather(key, Traffic::control);
-  const auto values = world.all_gather(value, Traffic::control);
-  std::int64_t sum = 0;
-  for (std::size_t rank = 0; rank < keys.size(); ++rank)
-    if (keys[rank] == key) sum += values[rank];
-  return sum;
 }
 
 }  // namespace graphlora

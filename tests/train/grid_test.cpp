@@ -307,7 +307,7 @@ TEST_F(SplitRun, ADriftingReplicaIsNoticed) {
 /// Slices that differ from those of another replica, by the number of the rank in the world.
 TEST_F(SplitRun, ADriftingSliceIsNoticed) {
   const ProcessGrid& grid = *workspace_->grid;
-  if (grid.replicas() == 1) GTEST_SKIP() << "needs two replicas";
+  if (grid.replicas() == 1) GTEST_SKIP() << "needs four ranks";
   const auto model = make_model(tiny_model_config());
   const int drifting = grid.tensor_parallel() + 1;
   if (grid.rank() == drifting) {
