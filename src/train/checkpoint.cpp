@@ -69,7 +69,8 @@ void check_file_names(const nlohmann::json& files, const fs::path& manifest) {
   bool embeddings = false;
   for (const auto& [name, about] : files.items()) {
     const fs::path path(name);
-    if (path.is_absolute() || path.lexically_normal() != path || *path.begin() == "..")
+    if (path.empty() || path.is_absolute() || path.lexically_normal() != path ||
+        *path.begin() == "..")
       throw DataError("{}: lists a file outside of the step: {}", manifest.string(), name);
     embeddings |= name.starts_with("embeddings-");
   }
