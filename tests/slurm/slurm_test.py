@@ -189,7 +189,7 @@ class SlurmTest(unittest.TestCase):
         text = self.cluster.call("scontrol", "--oneliner", "show", "job", job).splitlines()[0]
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
-    def wait_for(self, what: str, condition, limit=90):
+    def wait_for(self, what: str, condition, limit=180):
         deadline = time.monotonic() + limit
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -199,7 +199,7 @@ class SlurmTest(unittest.TestCase):
             time.sleep(0.1)
         return value
 
-    def wait_for_end(self, job: str, limit=90) -> dict:
+    def wait_for_end(self, job: str, limit=180) -> dict:
         def ended():
             record = self.record(job)
             return record if record["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING") else None
@@ -231,7 +231,7 @@ class SlurmTest(unittest.TestCase):
             self.assertEqual((self.work / output / step / file).read_bytes(), (reference / step / file).read_bytes(),
                              file)
 
-    def assert_completed(self, job: str, output: str, restarts: int, more=(), limit=90):
+    def assert_completed(self, job: str, output: str, restarts: int, more=(), limit=180):
         record = self.wait_for_end(job, limit)
         self.assertEqual((record["JobState"], record["ExitCode"]), ("COMPLETED", "0:0"), self.log(output))
         self.assertEqual(int(record["Restarts"]), restarts, self.log(output))
@@ -383,7 +383,7 @@ class Interrupted(SlurmTest):
                          f'exec "{BINARY}" "$@"\n')
         waits.chmod(0o755)
         job = self.train("late", "--signal=B:USR1@1", "--time=1", GRAPHLORA_BIN=str(waits))
-        self.assert_completed(job, "late", 1, limit=150)
+        self.assert_completed(job, "late", 1, limit=240)
         self.assertIn("USR1: asking the ranks to save and to end", self.log("late"))
         self.assertIn("was asked to stop (code 138); requeued", self.log("late"))
 
@@ -440,13 +440,13 @@ class Failed(SlurmTest):
         job = self.train("node-mpirun", "--nodelist=n3,n4", GRAPHLORA_LAUNCHER="mpirun")
         self.wait_for_save("node-mpirun")
         self.lose("n4", job)
-        self.assert_completed(job, "node-mpirun", 1, limit=150)
+        self.assert_completed(job, "node-mpirun", 1, limit=240)
 
     def test_the_node_of_the_script_dies_under_srun(self):
         job = self.train("node-srun", GRAPHLORA_LAUNCHER="srun")
         self.wait_for_save("node-srun")
         self.lose(self.record(job)["BatchHost"], job)
-        self.assert_completed(job, "node-srun", 1, limit=150)
+        self.assert_completed(job, "node-srun", 1, limit=240)
 
     def lose(self, node: str, job: str):
         self.cluster.kill_node(node)
@@ -545,7 +545,7 @@ class Drivers(SlurmTest):
         self.assert_completed(job, "literal", 1)
         self.assertEqual(len(re.findall(r"^prologue on n[1-4]$", self.log("site"), re.MULTILINE)), 2)
 
-    def assert_completed(self, job, output, restarts, more=(), limit=90):
+    def assert_completed(self, job, output, restarts, more=(), limit=180):
         if not (self.work / f"{output}.log").exists():
             (self.work / f"{output}.log").symlink_to("site.log")
         super().assert_completed(job, output, restarts, more, limit)
