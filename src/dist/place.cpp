@@ -1,5 +1,5 @@
-#include "dist/host_name.hpp"
 #include <functional>
+#include "dist/host_name.hpp"
 
 #include "dist/communicator.hpp"
 
