@@ -147,6 +147,11 @@ TEST(DoctorCores, MistakenBindingIsNamed) {
       check_cores(std::vector<RankPlace>{{"a", "cpu", {0}}, {"a", "cpu", {1}}}, uses), "binding");
   EXPECT_EQ(check.verdict, Verdict::warn);
   EXPECT_TRUE(says(check, "may use 1 of 64 cores, its share is 32")) << check.seen;
+  // What a scheduler gives of a host.
+  check =
+      named(check_cores(std::vector<RankPlace>{{"a", "cpu", {0, 1}}, {"a", "cpu", {2, 3}}}, uses),
+            "binding");
+  EXPECT_EQ(check.verdict, Verdict::pass) << check.seen;
   for (CoreUse& use : uses) use.online = 4;
   check =
       named(check_cores(std::vector<RankPlace>{{"a", "cpu", {0, 1}}, {"a", "cpu", {1, 2}}}, uses),

@@ -76,10 +76,11 @@ void check_binding(Check& check, const Host& host, const Groups& groups,
                    std::span<const CoreUse> uses) {
   const int share = uses[host.ranks[0]].online / static_cast<int>(host.ranks.size());
   for (const auto& [cores, ranks] : groups) {
-    if (!cores.empty() && static_cast<int>(cores.size()) < share) {
+    // A scheduler's part of a host is no mistake, one core is what mpirun gives unasked.
+    if (cores.size() == 1 && share > 1) {
       add(check,
-          fmt::format("rank {} on {} may use {} of {} cores, its share is {}", ranks[0], host.name,
-                      cores.size(), uses[ranks[0]].online, share),
+          fmt::format("rank {} on {} may use 1 of {} cores, its share is {}", ranks[0], host.name,
+                      uses[ranks[0]].online, share),
           "mpirun binds to one core: --bind-to none (launch/mpirun gives it), or --cpus-per-task");
     }
     for (const auto& [others, other_ranks] : groups) {
@@ -137,7 +138,7 @@ std::vector<Check> check_cores(std::span<const RankPlace> places, std::span<cons
   const std::vector<Host> hosts = hosts_of(places);
   Check threads{"CPU", "threads", Verdict::pass, ""};
   Check binding{"CPU", "binding", Verdict::pass,
-                "every rank may use its share of its host's cores"};
+                "no rank is bound to one core of several, none shares some of its cores"};
   Check limit{"CPU", "quota", Verdict::skip, "no control group limits it"};
   int all = 0;
   for (const CoreUse& use : uses) all += use.threads;

@@ -21,8 +21,8 @@ CoreUse own_core_use(int threads);
 /// Of every rank. Collective.
 std::vector<CoreUse> gather_core_use(Communicator& world, const CoreUse& own);
 
-/// Checks of group "CPU": "threads" (no more than cores), "binding" (each rank may use its share of
-/// the host's cores, and ranks share all of theirs or none) and "quota".
+/// Checks of group "CPU": "threads" (no more than cores), "binding" (no rank is bound to one core
+/// where its share of the host is more, and ranks share all of their cores or none) and "quota".
 std::vector<Check> check_cores(std::span<const RankPlace> places, std::span<const CoreUse> uses);
 
 }  // namespace graphlora::doctor
