@@ -270,6 +270,12 @@ void Job::use_device(const std::string& device, const std::string& comm) {
   if (nccl) over = fmt::format("NCCL {}.{}", nccl_version() / 10000, nccl_version() / 100 % 100);
   log::info("ranks: {}, GPUs: {} ({}), {}", world_->size(), sharing.gpus, gpu_name(device_),
             world_->size() == 1 && !nccl ? "nothing to exchange" : over);
+  if (device == "auto" && sharing.first >= 0 && world_->rank() == 0) {
+    log::warn(
+        "{} ranks share {} GPUs (ranks {} and {} one of them), its memory and its time: start one "
+        "rank for each GPU, or choose with --device cpu or --device cuda",
+        world_->size(), sharing.gpus, sharing.first, sharing.second);
+  }
   if (nccl) world_ = make_nccl_communicator(world_, device_);
 }
 
