@@ -1,10 +1,11 @@
 """Counts the last ctest run of each build folder given, from its tests.xml (ctest --output-junit).
 
-usage: count_tests.py [--no-skips [--gpu]] BUILD…
+usage: count_tests.py [--no-skips [--gpu [--nccl]]] BUILD…
 
 Prints the GoogleTest cases, the tests and cases that were skipped, and as the last line the ctest tests
 of all folders: "N passed, M failed". With --no-skips a skip for another reason than those below fails;
-with --gpu one for want of a GPU fails too.
+with --gpu one for want of a GPU fails too, with --nccl one for want of a GPU for each rank, and so does
+a run without cases over NCCL.
 """
 
 import collections
@@ -15,10 +16,11 @@ import xml.etree.ElementTree
 
 # Reasons that lie in the run itself (ranks, user, device), not in something that is not installed.
 ALLOWED = (r"needs \w+ ranks|runs on one rank|one process is enough|missing pieces would be waited for"
-           r"|root may write|tmpfs|NCCL leaves this undefined|needs \d+ GPUs, one for each rank"
+           r"|root may write|tmpfs|NCCL leaves this undefined"
            r"|needs a machine without a GPU|needs a build without NCCL|cannot share a replica"
            r"|on CUDA only|of compute capability|four ranks hold all grids|a sanitizer's allocator"
            r"|measures with tensors in maps of their own")
+SHARED_GPU = r"|needs \d+ GPUs, one for each rank"
 WITHOUT_GPU = r"|needs a GPU|needs NCCL"
 SHOWN = 4  # cases named of one test; all are in the log
 SECTION = re.compile(r"^\d+/\d+ Testing: (.*)$")
@@ -42,10 +44,11 @@ def skipped_cases(log: str):
 
 def main() -> int:
     no_skips = "--no-skips" in sys.argv
-    allowed_reasons = re.compile(ALLOWED if "--gpu" in sys.argv else ALLOWED + WITHOUT_GPU)
+    allowed = ALLOWED + ("" if "--nccl" in sys.argv else SHARED_GPU) + ("" if "--gpu" in sys.argv else WITHOUT_GPU)
+    allowed_reasons = re.compile(allowed)
     passed = failed = cases = case_failures = 0
     skipped = collections.defaultdict(list)
-    for folder in (pathlib.Path(argument) for argument in sys.argv[1:] if argument not in ("--no-skips", "--gpu")):
+    for folder in (pathlib.Path(argument) for argument in sys.argv[1:] if not argument.startswith("--")):
         try:
             suite = xml.etree.ElementTree.parse(folder / "tests.xml").getroot()
             log = (folder / "Testing" / "Temporary" / "LastTest.log").read_text(encoding="utf-8", errors="replace")
@@ -59,14 +62,16 @@ def main() -> int:
         for test in suite.iter("testcase"):
             if test.get("status") in ("notrun", "disabled"):
                 skipped["not run: a tool or package is missing"].append((f"{folder.name}: {test.get('name')}", ""))
+        if "--nccl" in sys.argv and not re.search(r"^\[       OK \] \S*cuda_nccl", log, re.MULTILINE):
+            skipped["no case over NCCL was run"].append((f"{folder.name}: all", ""))
         for reason, test, case in skipped_cases(log):
             skipped[reason].append((f"{folder.name}: {test}", case))
     print(f"GoogleTest cases (each once per rank count): {cases} passed, {case_failures} failed")
     refused = 0
     for reason, names in sorted(skipped.items()):
-        allowed = allowed_reasons.search(reason) is not None
-        refused += 0 if allowed else len(names)
-        print(f"skipped ({reason}{'; must not be here' if no_skips and not allowed else ''}):")
+        is_allowed = allowed_reasons.search(reason) is not None
+        refused += 0 if is_allowed else len(names)
+        print(f"skipped ({reason}{'; must not be here' if no_skips and not is_allowed else ''}):")
         cases_of = collections.defaultdict(list)
         for test, case in names:
             cases_of[test].append(case)

@@ -38,7 +38,7 @@ void add_common_options(OptionTable& table, CommonOptions& options, Computes com
       .add(
           kCommonGroup, "device", &options.device,
           "cpu, cuda (train and evaluate: each rank of a host takes the next GPU that it sees), or "
-          "auto: cuda where every rank has a GPU",
+          "auto: cuda where every rank has a GPU, with a warning where ranks share one",
           device)
       .add(kCommonGroup, "comm", &options.comm,
            "what ranks talk over: nccl (GPUs, one for each rank), mpi (through pinned memory where "

@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 
 #include "core/error.hpp"
@@ -142,38 +143,75 @@ SafetensorsReader::SafetensorsReader(const std::filesystem::path& path)
   }
 }
 
-at::Tensor SafetensorsReader::tensor(const std::string& name) const {
+const SafetensorsReader::Entry& SafetensorsReader::entry(const std::string& name) const {
   const auto found = entries_.find(name);
   if (found == entries_.end()) throw DataError("{}: has no tensor {}", path_.string(), name);
-  const Entry& entry = found->second;
-  const auto options = at::TensorOptions().dtype(entry.dtype);
-  if (entry.begin == entry.end) return at::empty(entry.shape, options);
-  auto* data = const_cast<std::byte*>(map_->bytes().data()) + data_offset_ + entry.begin;
-  // Writers align the header to 8 bytes; a foreign file may not, and vector loads need it.
-  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(entry.dtype) != 0) {
-    at::Tensor copy = at::empty(entry.shape, options);
-    std::memcpy(copy.data_ptr(), data, entry.end - entry.begin);
+  return found->second;
+}
+
+std::span<const std::byte> SafetensorsReader::bytes(const std::string& name) const {
+  const Entry& e = entry(name);
+  return {map_->bytes().data() + data_offset_ + e.begin, e.end - e.begin};
+}
+
+bool SafetensorsReader::aligned(const std::string& name) const {
+  return reinterpret_cast<std::uintptr_t>(bytes(name).data()) %
+             c10::elementSize(entry(name).dtype) ==
+         0;
+}
+
+at::Tensor SafetensorsReader::tensor(const std::string& name) const {
+  const Entry& e = entry(name);
+  const auto options = at::TensorOptions().dtype(e.dtype);
+  const std::span<const std::byte> data = bytes(name);
+  if (data.empty()) return at::empty(e.shape, options);
+  if (!aligned(name)) {
+    at::Tensor copy = at::empty(e.shape, options);
+    std::memcpy(copy.data_ptr(), data.data(), data.size());
     return copy;
   }
   return at::from_blob(
-      data, entry.shape, [map = map_](void*) {}, options);
+      const_cast<std::byte*>(data.data()), e.shape, [map = map_](void*) {}, options);
+}
+
+at::Tensor SafetensorsReader::part(const std::string& name, std::int64_t dim, std::int64_t begin,
+                                   std::int64_t size) const {
+  if (aligned(name)) return tensor(name).narrow(dim, begin, size);
+  const Entry& e = entry(name);
+  std::vector<std::int64_t> shape = e.shape;
+  const std::int64_t whole = shape.at(static_cast<std::size_t>(dim));
+  TORCH_CHECK(begin >= 0 && size >= 0 && begin <= whole - size, "safetensors: ", name, " has ",
+              whole, " rows or columns, not ", begin, " + ", size);
+  shape[static_cast<std::size_t>(dim)] = size;
+  at::Tensor copy = at::empty(shape, at::TensorOptions().dtype(e.dtype));
+  if (copy.numel() == 0) return copy;
+  // The part is a run of bytes in each row of the dimensions in front.
+  const auto rows =
+      std::accumulate(shape.begin(), shape.begin() + dim, std::uint64_t{1},
+                      [](auto a, auto b) { return a * static_cast<std::uint64_t>(b); });
+  const std::uint64_t run = copy.nbytes() / rows, step = bytes(name).size() / rows;
+  const std::byte* from = bytes(name).data() + run / static_cast<std::uint64_t>(size) *
+                                                   static_cast<std::uint64_t>(begin);
+  auto* to = static_cast<std::byte*>(copy.data_ptr());
+  for (std::uint64_t row = 0; row < rows; ++row) {
+    std::memcpy(to + row * run, from + row * step, run);
+  }
+  return copy;
 }
 
 at::Tensor SafetensorsReader::tensor(const std::string& name, at::ScalarType dtype,
                                      const std::vector<std::int64_t>& shape) const {
-  const auto found = entries_.find(name);
-  if (found == entries_.end()) throw DataError("{}: has no tensor {}", path_.string(), name);
-  const Entry& entry = found->second;
-  if (entry.dtype != dtype) {
-    throw ShapeError("{}: tensor {} is {}, expected {}", path_.string(), name,
-                     dtype_name(entry.dtype), dtype_name(dtype));
+  const Entry& e = entry(name);
+  if (e.dtype != dtype) {
+    throw ShapeError("{}: tensor {} is {}, expected {}", path_.string(), name, dtype_name(e.dtype),
+                     dtype_name(dtype));
   }
   const bool same =
-      std::equal(entry.shape.begin(), entry.shape.end(), shape.begin(), shape.end(),
+      std::equal(e.shape.begin(), e.shape.end(), shape.begin(), shape.end(),
                  [](std::int64_t have, std::int64_t want) { return want == -1 || have == want; });
   if (!same) {
     throw ShapeError("{}: tensor {} has shape {}, expected {}", path_.string(), name,
-                     shape_text(entry.shape), shape_text(shape));
+                     shape_text(e.shape), shape_text(shape));
   }
   return tensor(name);
 }
@@ -181,6 +219,11 @@ at::Tensor SafetensorsReader::tensor(const std::string& name, at::ScalarType dty
 void SafetensorsReader::release() const {
   const auto bytes = map_->bytes();
   release(bytes.data(), bytes.data() + bytes.size());
+}
+
+void SafetensorsReader::release(const std::string& name) const {
+  const std::span<const std::byte> data = bytes(name);
+  release(data.data(), data.data() + data.size());
 }
 
 void SafetensorsReader::release(const at::Tensor& view) const {

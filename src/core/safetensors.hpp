@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,12 +42,24 @@ class SafetensorsReader {
   at::Tensor tensor(const std::string& name, at::ScalarType dtype,
                     const std::vector<std::int64_t>& shape) const;
 
-  /// Unmaps the pages that reading has touched, of the whole file or under one view; they are read
-  /// from the file again when touched. Views stay valid.
+  /// `size` rows (`dim` 0), columns (1), … from `begin` on: a view, or, where the tensor is not
+  /// aligned, a copy of these alone. Throws DataError if there is no such tensor.
+  at::Tensor part(const std::string& name, std::int64_t dim, std::int64_t begin,
+                  std::int64_t size) const;
+  /// Whether `tensor` is a view. Writers align the header to 8 bytes; a foreign file may not, and
+  /// vector loads need it. Throws DataError if there is no such tensor.
+  bool aligned(const std::string& name) const;
+  /// The tensor's bytes in the map. Throws DataError if there is no such tensor.
+  std::span<const std::byte> bytes(const std::string& name) const;
+
+  /// Unmaps the pages that reading has touched, of the whole file, of one tensor or under one view;
+  /// they are read from the file again when touched. Views stay valid.
   void release() const;
+  void release(const std::string& name) const;
   void release(const at::Tensor& view) const;
 
  private:
+  const Entry& entry(const std::string& name) const;
   void release(const std::byte* begin, const std::byte* end) const;
 
   std::filesystem::path path_;

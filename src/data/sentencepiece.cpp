@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <set>
 #include <unordered_map>
 
 #include "core/error.hpp"
@@ -215,7 +216,8 @@ json merges_of(const std::vector<Piece>& pieces,
   return list;
 }
 
-/// tokenizer_config.json and added_tokens.json; what a file does not say is as in LlamaTokenizer.
+/// tokenizer_config.json and, where it has no added_tokens_decoder, special_tokens_map.json and
+/// added_tokens.json as well, put together as HF does; what no file says is as in LlamaTokenizer.
 class TokenizerConfig {
  public:
   explicit TokenizerConfig(const std::filesystem::path& directory) {
@@ -230,8 +232,11 @@ class TokenizerConfig {
             where_, shown(name));
       }
     }
-    if (const auto path = directory / "added_tokens.json"; path_exists(path)) {
-      added_ = read_json(path);
+    if (root_.contains("added_tokens_decoder")) {
+      read_decoder();
+    } else {
+      merge_special_tokens_map(directory / "special_tokens_map.json");
+      read_added_tokens(directory / "added_tokens.json");
     }
   }
   /// A switch; null counts as the default.
@@ -239,58 +244,139 @@ class TokenizerConfig {
     const json& member = optional_member(root_, name);
     return member.is_null() ? value : member.get<bool>();
   }
-  /// A special token as an object with "content"; null if the file says there is none.
-  json special(const char* name, const char* standard) const {
-    const auto found = root_.find(name);
-    if (found == root_.end()) {
-      return standard == nullptr ? json() : json{{"content", standard}};
-    }
-    return found->is_string() ? json{{"content", *found}} : *found;
+  /// The text of the token that begins a sequence; none if the files say so.
+  std::optional<std::string> bos() const {
+    const json token = special("bos_token", "<s>");
+    return token.is_null() ? std::nullopt : std::optional(content_of(token));
   }
-  /// Added tokens, as objects with "content", in order of the ids the files give them.
-  std::vector<json> added() const {
-    std::map<std::int64_t, json> by_id;
-    for (const auto& [content, id] : added_.items()) {
-      by_id[id.get<std::int64_t>()] = {{"content", content}, {"special", false}};
-    }
-    for (const auto& [id, token] : optional_member(root_, "added_tokens_decoder").items()) {
-      if (id.empty() || id.size() > 9 || id.find_first_not_of("0123456789") != std::string::npos) {
-        throw DataError("{}: added_tokens_decoder has the id {}", where_, shown(id));
-      }
-      by_id[std::stoll(id)] = token;
-    }
+  /// Added tokens, as objects with "content", by the ids the files give them.
+  const std::map<std::int64_t, json>& added() const { return added_; }
+  /// The special tokens in HF's order: an object with "content" sets the flags of its token, a
+  /// string leaves those that an added token of this text has.
+  std::vector<json> special_tokens() const {
     std::vector<json> tokens;
-    for (auto& [id, token] : by_id) tokens.push_back(std::move(token));
+    std::set<std::string> seen;
+    for (const auto& [name, standard] : kSpecialTokens) {
+      json token = special(name, standard);
+      if (token.is_null()) continue;
+      if (in_decoder(content_of(token))) token = content_of(token);
+      if (seen.insert(content_of(token)).second) tokens.push_back(token);
+    }
+    for (const json& token : additional()) {  // may hold one twice
+      if (!seen.contains(content_of(token))) tokens.push_back(token);
+    }
     return tokens;
+  }
+  static std::string content_of(const json& token) {
+    return token.is_string() ? token.get<std::string>() : token.at("content").get<std::string>();
   }
 
  private:
+  using Members = std::map<std::string, json>;
+  /// A special token as the files have it; null if there is none. HF's LlamaTokenizer makes those
+  /// it has arguments for out of strings itself.
+  json special(const std::string& name, const char* standard) const {
+    const auto found = root_.find(name);
+    if (found == root_.end() && standard == nullptr) return {};
+    const json token = found == root_.end() ? json(standard) : *found;
+    const bool argument = standard != nullptr || name == "pad_token";
+    return token.is_string() && argument ? json{{"content", token}, {"normalized", false}}
+                                         : with_normalized(token);
+  }
+  /// A token's default follows the flag it has in the file, before it is counted as special.
+  static json with_normalized(json token) {
+    if (token.is_object() && !token.contains("normalized"))
+      token["normalized"] = !token.value("special", false);
+    return token;
+  }
+  std::vector<json> additional() const {
+    const json& list = optional_member(root_, "additional_special_tokens");
+    if (list.is_null()) return {};
+    auto tokens = list.get<std::vector<json>>();
+    for (json& token : tokens) token = with_normalized(std::move(token));
+    return tokens;
+  }
+  bool in_decoder(const std::string& content) const {
+    return root_.contains("added_tokens_decoder") &&
+           std::any_of(added_.begin(), added_.end(),
+                       [&](const auto& entry) { return content_of(entry.second) == content; });
+  }
+  void read_decoder() {
+    for (const auto& [id, token] : root_["added_tokens_decoder"].get<Members>()) {
+      if (id.empty() || id.size() > 9 || id.find_first_not_of("0123456789") != std::string::npos) {
+        throw DataError("{}: added_tokens_decoder has the id {}", where_, shown(id));
+      }
+      added_[std::stoll(id)] = token;
+    }
+  }
+  void merge_special_tokens_map(const std::filesystem::path& path) {
+    if (!path_exists(path)) return;
+    const auto as_special = [](json token) {
+      if (token.is_object()) token["special"] = true;
+      return token;
+    };
+    for (const auto& [name, value] : read_json(path).get<Members>()) {
+      if (name == "additional_special_tokens" && value.is_array()) {
+        std::vector<json> tokens = additional();
+        for (const json& token : value) tokens.push_back(as_special(token));
+        root_[name] = tokens;
+      } else {
+        root_[name] = as_special(value);
+      }
+    }
+  }
+  void read_added_tokens(const std::filesystem::path& path) {
+    if (!path_exists(path)) return;
+    std::set<std::string> special;  // not those that no file names: as in HF
+    for (const auto& [name, standard] : kSpecialTokens) {
+      const json& token = optional_member(root_, name);
+      if (!token.is_null()) special.insert(content_of(token));
+    }
+    for (const json& token : additional()) special.insert(content_of(token));
+    for (const auto& [content, id] : read_json(path).get<Members>()) {
+      const bool is_special = special.contains(content);
+      added_[id.get<std::int64_t>()] = {
+          {"content", content}, {"special", is_special}, {"normalized", !is_special}};
+    }
+  }
+
+  /// What HF's order begins with, and the texts where no file names one.
+  static constexpr std::pair<const char*, const char*> kSpecialTokens[] = {
+      {"bos_token", "<s>"},   {"eos_token", "</s>"},  {"unk_token", "<unk>"},
+      {"sep_token", nullptr}, {"pad_token", nullptr}, {"cls_token", nullptr},
+      {"mask_token", nullptr}};
+
   std::string where_;
-  json root_ = json::object(), added_ = json::object();
+  json root_ = json::object();
+  std::map<std::int64_t, json> added_;
 };
 
-/// `added_tokens` of the tokenizer.json. A token named again keeps its place and takes the new
-/// flags.
+/// `added_tokens` of the tokenizer.json. A token named again keeps its place and whether it is
+/// normalized, as in HF's memory (but not in what HF saves), and takes the other flags.
 class AddedTokenList {
  public:
   explicit AddedTokenList(std::size_t vocabulary)
       : next_id_(static_cast<std::int64_t>(vocabulary)) {}
   void add(std::optional<std::size_t> id, const json& token, bool special) {
-    const std::string content = token.at("content");
+    const std::string content = TokenizerConfig::content_of(token);
+    const json flags = token.is_string() ? json::object() : token;
+    special = special || flags.value("special", false);
     const auto [place, is_new] = places_.emplace(content, list_.size());
     json entry = {{"id", id ? static_cast<std::int64_t>(*id) : next_id_},
                   {"content", content},
-                  {"special", special || token.value("special", false)}};
-    for (const char* name : {"single_word", "lstrip", "rstrip", "normalized"}) {
-      entry[name] = token.value(name, false);
+                  {"special", special},
+                  {"normalized", flags.value("normalized", !special)}};
+    for (const char* name : {"single_word", "lstrip", "rstrip"}) {
+      entry[name] = flags.value(name, false);
     }
     if (is_new) {
       if (!id) ++next_id_;
       list_.push_back(std::move(entry));
-    } else {
-      entry["id"] = list_[place->second]["id"];
-      list_[place->second] = std::move(entry);
+      return;
     }
+    json& older = list_[place->second];
+    for (const char* name : {"id", "normalized"}) entry[name] = older[name];
+    older = std::move(entry);
   }
   bool holds(const std::string& content) const { return places_.contains(content); }
   std::int64_t id(const std::string& content) const {
@@ -347,22 +433,20 @@ json convert(const std::vector<Piece>& pieces, const TokenizerConfig& config,
   for (std::size_t id = 0; id < pieces.size(); ++id) {
     const Piece::Type type = pieces[id].type;
     if (type == Piece::Type::control || type == Piece::Type::user_defined) {
-      added.add(id, {{"content", pieces[id].text}}, type == Piece::Type::control);
+      added.add(id, {{"content", pieces[id].text}, {"normalized", false}},
+                type == Piece::Type::control);
     }
   }
-  for (const json& token : config.added()) {
-    added.add(id_of(token.at("content")), token, false);
+  const std::vector<json> special_tokens = config.special_tokens();
+  std::set<std::string> special;
+  for (const json& token : special_tokens) special.insert(TokenizerConfig::content_of(token));
+  for (const auto& [id, token] : config.added()) {
+    const std::string content = TokenizerConfig::content_of(token);
+    added.add(id_of(content), token, special.contains(content));
   }
-  json bos;
-  for (const auto& [name, standard] : {std::pair{"bos_token", "<s>"},
-                                       {"eos_token", "</s>"},
-                                       {"unk_token", "<unk>"},
-                                       {"pad_token", nullptr}}) {
-    const json token = config.special(name, standard);
-    if (token.is_null()) continue;
-    if (std::string_view(name) == "bos_token") bos = token;
-    const std::string content = token.at("content");
-    if (!added.holds(content)) added.add(id_of(content), token, true);
+  for (const json& token : special_tokens) {
+    const std::string content = TokenizerConfig::content_of(token);
+    if (!token.is_string() || !added.holds(content)) added.add(id_of(content), token, true);
   }
   json root = {{"added_tokens", added.list()},
                {"model",
@@ -374,12 +458,12 @@ json convert(const std::vector<Piece>& pieces, const TokenizerConfig& config,
                  {"byte_fallback", true}}}};
   add_space_rules(config, root);
   if (config.flag("add_bos_token", true)) {
-    if (bos.is_null()) throw DataError("{}: add_bos_token without a bos_token", where);
-    const std::string content = bos.at("content");
+    const std::optional<std::string> bos = config.bos();
+    if (!bos) throw DataError("{}: add_bos_token without a bos_token", where);
     root["post_processor"] = {
         {"type", "TemplateProcessing"},
-        {"single", {{{"SpecialToken", {{"id", content}}}}, {{"Sequence", {{"id", "A"}}}}}},
-        {"special_tokens", {{content, {{"ids", {added.id(content)}}}}}}};
+        {"single", {{{"SpecialToken", {{"id", *bos}}}}, {{"Sequence", {{"id", "A"}}}}}},
+        {"special_tokens", {{*bos, {{"ids", {added.id(*bos)}}}}}}};
   }
   return root;
 }
@@ -392,8 +476,11 @@ json read_sentencepiece(const std::filesystem::path& directory) {
   try {
     return convert(pieces, TokenizerConfig(directory), path.string());
   } catch (const json::exception& error) {
-    throw DataError("{}: tokenizer_config.json or added_tokens.json is not as HF writes them: {}",
-                    path.string(), shown(error.what()));
+    throw DataError(
+        "{}: tokenizer_config.json, special_tokens_map.json or added_tokens.json is not as HF "
+        "writes "
+        "it: {}",
+        path.string(), shown(error.what()));
   }
 }
 

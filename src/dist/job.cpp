@@ -27,6 +27,7 @@
 #include "dist/flight_recorder.hpp"
 #include "dist/host_name.hpp"
 #include "dist/nccl_communicator.hpp"
+#include "dist/place.hpp"
 #include "dist/watchdog.hpp"
 
 namespace graphlora {
@@ -401,6 +402,12 @@ void Job::use_device(const std::string& device, const std::string& comm) {
   if (nccl) over = fmt::format("NCCL {}.{}", nccl_version() / 10000, nccl_version() / 100 % 100);
   log::info("ranks: {}, GPUs: {} ({}), {}", world_->size(), sharing.gpus, gpu_name(device_),
             world_->size() == 1 && !nccl ? "nothing to exchange" : over);
+  if (device == "auto" && sharing.first >= 0 && world_->rank() == 0) {
+    log::warn(
+        "{} ranks share {} GPUs (ranks {} and {} one of them), its memory and its time: start one "
+        "rank for each GPU, or choose with --device cpu or --device cuda",
+        world_->size(), sharing.gpus, sharing.first, sharing.second);
+  }
   // With a watchdog, it is the one that says when waiting has lasted too long.
   if (nccl) {
     world_ = guarded(make_nccl_communicator(mpi_world_, device_,
@@ -424,7 +431,7 @@ int default_threads(Communicator& world) {
   const bool known = sched_getaffinity(0, sizeof(mask), &mask) == 0;
   const std::string key =
       host_name() + std::string(reinterpret_cast<const char*>(&mask), sizeof(mask));
-  const auto sharing = static_cast<int>(sum_over_equal(world, key, 1));
+  const auto sharing = static_cast<int>(sum_over_place(world, key, 1));
 
   if (const char* text = std::getenv("OMP_NUM_THREADS")) {
     int threads = 0;

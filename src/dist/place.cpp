@@ -1,11 +1,10 @@
-#include <functional>
-#include "dist/host_name.hpp"
+#include "dist/place.hpp"
 
-#include "dist/communicator.hpp"
+#include <functional>
 
 namespace graphlora {
 
-std::int64_t sum_over_equal(Communicator& world, const std::string& place, std::int64_t value) {
+std::int64_t sum_over_place(Communicator& world, const std::string& place, std::int64_t value) {
   const auto key = static_cast<std::int64_t>(std::hash<std::string>{}(place) >> 1U);
   const auto keys = world.all_gather(key, Traffic::control);
   const auto values = world.all_gather(value, Traffic::control);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -155,13 +156,14 @@ struct Piece {
 };
 
 /// Weights that config.json does not ask for would be left out of the arithmetic: biases, norms,
-/// layers. Llama's old rotary tables are no weights.
+/// layers. Llama's old rotary tables are no weights, and a tied head is the embedding again.
 void refuse_others(const SafetensorsReader& file, const std::set<std::string>& expected,
                    const LlamaConfig& config) {
   for (const auto& [name, entry] : file.entries()) {
-    if (!name.starts_with("model.layers.") || name.ends_with(".rotary_emb.inv_freq") ||
-        expected.contains(name))
+    if (expected.contains(name) || name.ends_with(".rotary_emb.inv_freq") ||
+        (config.tied_embeddings && name == kHead)) {
       continue;
+    }
     throw DataError(
         "{}: holds tensor {}, which config.json's {} layers of {} do not have (weights of another "
         "model?)",
@@ -181,12 +183,12 @@ class WeightLoader {
 
   /// Several pieces stacked along their rows.
   at::Tensor stack(const std::vector<Piece>& pieces) {
-    std::vector<at::Tensor> wholes, parts;
+    std::vector<at::Tensor> parts;
     std::int64_t rows = 0;
     for (const Piece& piece : pieces) {
-      const at::Tensor whole = holder(files_, piece.name).tensor(piece.name);
-      wholes.push_back(whole);
-      parts.push_back(piece.size < 0 ? whole : whole.narrow(piece.dim, piece.begin, piece.size));
+      const SafetensorsReader& file = holder(files_, piece.name);
+      parts.push_back(piece.size < 0 ? file.tensor(piece.name)
+                                     : file.part(piece.name, piece.dim, piece.begin, piece.size));
       rows += parts.back().size(0);
     }
     std::vector<std::int64_t> shape = parts.front().sizes().vec();
@@ -195,7 +197,7 @@ class WeightLoader {
     std::int64_t row = 0;
     for (std::size_t i = 0; i < parts.size(); ++i) {
       at::Tensor target = result.narrow(0, row, parts[i].size(0));
-      copy(parts[i], target, pieces[i].name, wholes[i]);
+      copy(parts[i], target, pieces[i].name);
       row += parts[i].size(0);
     }
     return result.to(device_);
@@ -204,17 +206,24 @@ class WeightLoader {
   /// The token embedding: the map itself where it has the right type and place, since a run reads
   /// few of its rows. The ranks that hold slices of one model share the search for NaN.
   at::Tensor embedding(const std::string& name, const ModelSlice& slice) {
-    const at::Tensor mapped = holder(files_, name).tensor(name);
-    if (mapped.scalar_type() != type_ || !device_.is_cpu()) return load({name});
+    const SafetensorsReader& file = holder(files_, name);
+    if (file.entries().at(name).dtype != type_ || !device_.is_cpu() || !file.aligned(name)) {
+      return load({name});
+    }
+    const at::Tensor mapped = file.tensor(name);
     const std::int64_t rows = mapped.size(0), begin = rows * slice.rank / slice.size;
     at::Tensor none;
-    copy(mapped.narrow(0, begin, rows * (slice.rank + 1) / slice.size - begin), none, name, mapped);
+    copy(mapped.narrow(0, begin, rows * (slice.rank + 1) / slice.size - begin), none, name);
     return mapped;
   }
 
   /// A few rows, by number.
   at::Tensor rows(const std::string& name, const at::Tensor& numbers) {
-    const at::Tensor found = holder(files_, name).tensor(name).index_select(0, numbers);
+    std::vector<at::Tensor> parts;
+    for (std::int64_t i = 0; i < numbers.numel(); ++i) {
+      parts.push_back(holder(files_, name).part(name, 0, numbers[i].item<std::int64_t>(), 1));
+    }
+    const at::Tensor found = at::cat(parts);
     bytes_read_ += found.nbytes();
     const at::Tensor result = found.to(type_);
     if (!at::isfinite(result).all().item<bool>()) {
@@ -231,8 +240,7 @@ class WeightLoader {
  private:
   /// Copies a part of a mapped tensor to `target`, where that is defined, and looks for NaN, in
   /// blocks that a cache holds; then lets go of the map's pages.
-  void copy(const at::Tensor& part, at::Tensor& target, const std::string& name,
-            const at::Tensor& whole) {
+  void copy(const at::Tensor& part, at::Tensor& target, const std::string& name) {
     constexpr std::int64_t kBlockBytes = 1 << 18;
     const std::int64_t rows = part.size(0),
                        row_bytes =
@@ -254,7 +262,7 @@ class WeightLoader {
     });
     bytes_read_ += static_cast<std::uint64_t>(rows * row_bytes);
     const SafetensorsReader& file = holder(files_, name);
-    file.release(whole);
+    file.release(name);
     if (!finite) {
       throw DataError("{}: tensor {} holds NaN or infinity (damaged download?)",
                       file.path().string(), name);
@@ -269,10 +277,10 @@ class WeightLoader {
 
 /// Bytes at four places of a tensor: enough to tell two models of the same shapes apart, and cheap
 /// over a network file system.
-void append_sample(const at::Tensor& tensor, std::string& text) {
+void append_sample(std::span<const std::byte> bytes, std::string& text) {
   constexpr std::size_t kPlaces = 4, kBytes = 256;
-  const auto* data = static_cast<const char*>(tensor.const_data_ptr());
-  const std::size_t size = tensor.nbytes();
+  const auto* data = reinterpret_cast<const char*>(bytes.data());
+  const std::size_t size = bytes.size();
   for (std::size_t place = 0; place < kPlaces; ++place) {
     const std::size_t begin = size / kPlaces * place;
     text.append(data + begin, std::min(kBytes, size - begin));
@@ -299,7 +307,7 @@ std::string make_fingerprint(const std::filesystem::path& directory, const Llama
     for (const auto& [name, entry] : file.entries()) {
       text += fmt::format("{} {} [{}] {}\n", name, c10::toString(entry.dtype),
                           fmt::join(entry.shape, ","), entry.begin);
-      append_sample(file.tensor(name), text);
+      append_sample(file.bytes(name), text);
     }
     file.release();
   }

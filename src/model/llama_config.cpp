@@ -156,15 +156,28 @@ struct Rope {
   RopeScaling scaling;
 };
 
-/// What one object, rope_scaling (the old spelling) or rope_parameters (the new), says.
-RopeScaling rope_scaling(const ConfigReader& rope) {
+/// What one object, rope_scaling (the old spelling) or rope_parameters (the new), says. Only the
+/// new one has a type where none is given: it holds theta as well.
+RopeScaling rope_scaling(const ConfigReader& rope, bool needs_type) {
+  if (needs_type && !rope.has("rope_type") && !rope.has("type")) {
+    throw DataError("{}: has no rope_type; say one of default, linear, llama3", rope.file());
+  }
   const std::string type = rope.text("rope_type", rope.text("type", "default"));
   if (rope.text("type", type) != type) {
     throw DataError("{}: type {} and rope_type {} contradict each other", rope.file(),
                     ConfigReader::shown(rope.text("type", type)), ConfigReader::shown(type));
   }
   RopeScaling scaling;
-  if (type == "default" || type == "none") return scaling;
+  if (type == "default" || type == "none") {
+    for (const char* key :
+         {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+      if (rope.has(key)) {
+        throw DataError("{}: {} has no meaning with rope_type {}; which scaling is meant?",
+                        rope.file(), key, ConfigReader::shown(type));
+      }
+    }
+    return scaling;
+  }
   constexpr double kMostFactor = 1e6;
   if (type == "linear") {
     scaling.type = RopeScaling::Type::linear;
@@ -190,7 +203,18 @@ RopeScaling rope_scaling(const ConfigReader& rope) {
 Rope read_rope(const ConfigReader& config) {
   constexpr double kMostTheta = 1e12;
   Rope result;
-  if (config.has("rope_theta")) result.theta = config.number("rope_theta", 1, kMostTheta);
+  std::optional<double> theta;
+  const auto read_theta = [&](const ConfigReader& object) {
+    if (!object.has("rope_theta")) return;
+    const double value = object.number("rope_theta", 1, kMostTheta);
+    if (theta && *theta != value) {
+      throw DataError("{}: rope_theta {} and {} contradict each other", config.file(), *theta,
+                      value);
+    }
+    result.theta = value;
+    theta = value;
+  };
+  read_theta(config);
   const auto refuse_partial = [](const ConfigReader& object) {
     if (object.has("partial_rotary_factor") && object.number("partial_rotary_factor", 0, 1) != 1)
       throw DataError("{}: partial_rotary_factor below 1 is not supported", object.file());
@@ -205,13 +229,13 @@ Rope read_rope(const ConfigReader& config) {
         throw DataError("{}: a rope per kind of layer is not supported", rope->file());
     }
     refuse_partial(*rope);
-    const RopeScaling scaling = rope_scaling(*rope);
+    const RopeScaling scaling = rope_scaling(*rope, key == std::string_view("rope_scaling"));
     if (scaled && scaling != result.scaling) {
       throw DataError("{}: rope_scaling and rope_parameters contradict each other", config.file());
     }
     result.scaling = scaling;
     scaled = true;
-    if (rope->has("rope_theta")) result.theta = rope->number("rope_theta", 1, kMostTheta);
+    read_theta(*rope);
   }
   return result;
 }

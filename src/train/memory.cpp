@@ -9,6 +9,7 @@
 #include "core/memory.hpp"
 #include "dist/device.hpp"
 #include "dist/host_name.hpp"
+#include "dist/place.hpp"
 #include "model/llm_memory.hpp"
 #include "train/embedding_store.hpp"
 
@@ -31,7 +32,7 @@ Demand demand_of(Job& job, std::int64_t mine) {
   const at::Device device = job.device();
   const auto place =
       device.is_cpu() ? host_name() : fmt::format("{}", fmt::join(gpu_uuid(device), "-"));
-  return {sum_over_equal(*job.world(), place, mine),
+  return {sum_over_place(*job.world(), place, mine),
           device.is_cpu() ? available_memory_bytes() : free_gpu_memory_bytes(device)};
 }
 

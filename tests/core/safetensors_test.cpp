@@ -115,6 +115,37 @@ TEST(Safetensors, UnalignedDataOfForeignWriters) {
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 4, 0u);
 }
 
+TEST(Safetensors, PartsOfUnalignedDataAreThoseOfAlignedData) {
+  const TemporaryDirectory directory;
+  const at::Tensor expected = at::arange(2 * 5 * 3, at::kFloat).view({2, 5, 3});
+  std::string header = R"({"a":{"dtype":"F32","shape":[2,5,3],"data_offsets":[0,120]}})";
+  for (int moved = 0; moved < 8; ++moved) {  // eight headers, one after the other aligned
+    std::string bytes = file_of(header, 0);
+    bytes.append(static_cast<const char*>(expected.const_data_ptr()), 120);
+    const SafetensorsReader reader(directory.write("x", bytes));
+    EXPECT_EQ(reader.aligned("a"), bytes.size() % 4 == 0);
+    EXPECT_EQ(reader.bytes("a").size(), 120U);
+    EXPECT_EQ(std::memcmp(reader.bytes("a").data(), expected.const_data_ptr(), 120), 0);
+    EXPECT_TRUE(reader.tensor("a").equal(expected));
+    for (const std::int64_t dim : {0, 1, 2}) {
+      for (std::int64_t begin = 0; begin <= expected.size(dim); ++begin) {
+        for (std::int64_t size = 0; begin + size <= expected.size(dim); ++size) {
+          const at::Tensor part = reader.part("a", dim, begin, size);
+          EXPECT_TRUE(part.equal(expected.narrow(dim, begin, size))) << dim << begin << size;
+          if (!reader.aligned("a")) {
+            EXPECT_EQ(part.storage().nbytes(), part.nbytes());  // not the whole
+          }
+        }
+      }
+      EXPECT_THROW(reader.part("a", dim, 1, expected.size(dim)), c10::Error);
+    }
+    EXPECT_THROW(reader.part("b", 0, 0, 1), DataError);
+    EXPECT_NO_THROW(reader.release("a"));
+    EXPECT_TRUE(reader.tensor("a").equal(expected));
+    header.push_back(' ');
+  }
+}
+
 TEST(Safetensors, HostileFiles) {
   const std::string good = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
   const auto entry = [](const std::string& dtype, const std::string& shape,

@@ -98,13 +98,78 @@ TEST(SentencePiece, BosFollowsTheConfiguration) {
             std::string::npos);
 }
 
+// The ids of the next four are those of transformers 4.57's AutoTokenizer on the same directories.
 TEST(SentencePiece, TakesAddedTokensFromTheConfiguration) {
-  const json token = {{"content", "<user>"}, {"lstrip", true}};
-  const Tokenizer tokenizer =
-      ModelDirectory(json{{"added_tokens_decoder", {{"700", token}}}, {"pad_token", "<pad>"}})
-          .tokenizer();
-  EXPECT_EQ(tokenizer.vocabulary_size(), 702);
-  EXPECT_EQ(tokenizer.encode("  <user><pad></s>"), (Ids{700, 701, 2}));
+  json token = {{"content", "<user>"}, {"lstrip", true}};  // normalized, since it is not special
+  const auto tokenizer = [&] {
+    return ModelDirectory(json{{"added_tokens_decoder", {{"700", token}}}, {"pad_token", "<pad>"}})
+        .tokenizer();
+  };
+  EXPECT_EQ(tokenizer().vocabulary_size(), 702);
+  EXPECT_EQ(tokenizer().encode("  <user><pad></s>"), (Ids{625, 625, 700, 701, 2}));
+  EXPECT_EQ(tokenizer().encode("  <user> a"), (Ids{625, 625, 700, 265}));
+  token["normalized"] = false;
+  EXPECT_EQ(tokenizer().encode("  <user><pad></s>"), (Ids{700, 701, 2}));
+}
+
+TEST(SentencePiece, TokensOfAddedTokensJsonAreNormalizedUnlessSpecial) {
+  ModelDirectory model(json{{"tokenizer_class", "LlamaTokenizer"}});
+  model.directory().write("added_tokens.json", R"({"<user>": 700})");
+  EXPECT_EQ(model.tokenizer().encode("a<user>b"), (Ids{265, 64, 318, 267, 66, 650}));
+  EXPECT_EQ(model.tokenizer().encode("a <user> b"), (Ids{265, 700, 292}));
+  EXPECT_EQ(model.tokenizer().vocabulary_size(), 701);
+  model.directory().write("added_tokens.json", R"(["<user>"])");
+  EXPECT_NE(model.error().find("not as HF writes them"), std::string::npos);
+}
+
+TEST(SentencePiece, MergesTheSpecialTokensMap) {
+  ModelDirectory model(json{{"additional_special_tokens", {"<y>"}}});
+  model.directory().write("added_tokens.json", R"({"<user>": 700})");
+  model.directory().write("special_tokens_map.json",
+                          R"({"additional_special_tokens": ["<user>", "<x>"], "bos_token": "</s>",
+          "pad_token": {"content": "<pad>", "lstrip": true}})");
+  EXPECT_EQ(model.tokenizer().encode("a<user>b"), (Ids{265, 700, 292}));
+  EXPECT_EQ(model.tokenizer().encode("a<x>b<y> a  <pad>"),
+            (Ids{265, 703, 292, 702, 625, 265, 701}));
+  EXPECT_EQ(model.tokenizer().bos(), 2);
+  EXPECT_EQ(model.tokenizer().vocabulary_size(), 704);
+
+  ModelDirectory again;
+  again.directory().write("special_tokens_map.json",
+                          R"({"bos_token": {"content": "<s>", "lstrip": true, "rstrip": true}})");
+  EXPECT_EQ(again.tokenizer().encode("a  <s> b"), (Ids{265, 1, 292}));
+  again.directory().write("special_tokens_map.json", "[1]");
+  EXPECT_NE(again.error().find("not as HF writes them"), std::string::npos);
+}
+
+TEST(SentencePiece, AddedTokensDecoderOverrulesTheOlderFiles) {
+  ModelDirectory model(json{{"added_tokens_decoder", json::object()}});
+  model.directory().write("added_tokens.json", R"({"<user>": 700})");
+  model.directory().write(
+      "special_tokens_map.json",
+      R"({"additional_special_tokens": ["<user>", "<x>"], "bos_token": "</s>"})");
+  EXPECT_EQ(model.tokenizer().encode("a<user>b"), (Ids{265, 64, 318, 267, 66, 650}));
+  EXPECT_EQ(model.tokenizer().encode("a<x>b<y>"), (Ids{265, 64, 672, 66, 650, 64, 652, 66}));
+  EXPECT_EQ(model.tokenizer().bos(), 1);
+  EXPECT_EQ(model.tokenizer().vocabulary_size(), 700);
+}
+
+TEST(SentencePiece, NoAddedTokenInsideTheWhiteSpaceOfTheOneBefore) {
+  json root = read_json(kGolden / "tokenizer.json");
+  for (const auto& [id, content, left, right] :
+       {std::tuple{700, "\u00e9", false, true}, {701, " ", true, false}}) {
+    root["added_tokens"].push_back({{"id", id},
+                                    {"content", content},
+                                    {"single_word", false},
+                                    {"lstrip", left},
+                                    {"rstrip", right},
+                                    {"normalized", false},
+                                    {"special", false}});
+  }
+  const TemporaryDirectory directory;
+  directory.write("tokenizer.json", root.dump());
+  EXPECT_EQ(Tokenizer(directory.path()).encode("\u00e9 1ab\u00e9\u00e9"),
+            (Ids{700, 625, 653, 480, 700, 700}));
 }
 
 TEST(SentencePiece, TokenizerJsonGoesFirst) {

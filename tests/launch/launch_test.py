@@ -46,21 +46,23 @@ class LaunchTest(unittest.TestCase):
 
     def test_count_tests(self):
         cases = [
-            # ctest's status of the lint, why the case was skipped, codes without, with --no-skips, with --gpu too
-            ("run", "root may write everywhere", 0, 0, 0),
-            ("run", "needs two ranks", 0, 0, 0),
-            ("run", "no SmolLM2 in run/quickstart/model", 0, 1, 1),
-            ("run", "needs a GPU: this program was built without CUDA", 0, 0, 1),
-            ("run", "needs 4 GPUs, one for each rank", 0, 0, 0),
-            ("notrun", "needs two ranks", 0, 1, 1),
-            ("fail", "needs two ranks", 1, 1, 1),
+            # ctest's status of the lint, why the case was skipped, codes without, with --no-skips, with --gpu too, with
+            # --nccl too
+            ("run", "root may write everywhere", 0, 0, 0, 0),
+            ("run", "needs two ranks", 0, 0, 0, 0),
+            ("run", "no SmolLM2 in run/quickstart/model", 0, 1, 1, 1),
+            ("run", "needs a GPU: this program was built without CUDA", 0, 0, 1, 1),
+            ("run", "needs 4 GPUs, one for each rank", 0, 0, 0, 1),
+            ("notrun", "needs two ranks", 0, 1, 1, 1),
+            ("fail", "needs two ranks", 1, 1, 1, 1),
         ]
         build = self.scratch / "build"
         (build / "Testing/Temporary").mkdir(parents=True)
         for lint, reason, *codes in cases:
             (build / "tests.xml").write_text(JUNIT.format(lint=lint))
-            (build / "Testing/Temporary/LastTest.log").write_text(LOG.format(reason=reason))
-            for options, code in zip(([], ["--no-skips"], ["--no-skips", "--gpu"]), codes):
+            log = build / "Testing/Temporary/LastTest.log"
+            log.write_text(LOG.format(reason=reason) + "[       OK ] Settings/Ring.Sums/cuda_nccl (3 ms)\n")
+            for options, code in zip(([], ["--no-skips"], ["--no-skips", "--gpu"], ["--no-skips", "--gpu", "--nccl"]), codes):
                 with self.subTest(lint=lint, reason=reason, options=options):
                     result = self.run_command(sys.executable, SOURCE / "launch/count_tests.py", *options, build)
                     self.assertEqual(result.returncode, code, result.stdout + result.stderr)
@@ -69,6 +71,12 @@ class LaunchTest(unittest.TestCase):
                     self.assertEqual("lint.shell" in result.stdout, lint == "notrun")
                     passed, failed = 1 + (lint == "run"), int(lint == "fail")
                     self.assertEqual(result.stdout.splitlines()[-1], f"{passed} passed, {failed} failed")
+
+        log.write_text(LOG.format(reason="root may write everywhere"))
+        (build / "tests.xml").write_text(JUNIT.format(lint="run"))
+        result = self.run_command(sys.executable, SOURCE / "launch/count_tests.py", "--no-skips", "--gpu", "--nccl", build)
+        self.assertEqual(result.returncode, 1, result.stdout)
+        self.assertIn("no case over NCCL was run", result.stdout)
 
     def test_mpirun_options(self):
         self.program("bin/mpirun", 'echo "$*"\n')

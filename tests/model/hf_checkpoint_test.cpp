@@ -227,6 +227,41 @@ TEST(HfCheckpoint, ReadsNoMoreThanTheSlices) {
   }
 }
 
+TEST(HfCheckpoint, UnalignedFilesGiveTheSameSlices) {
+  const Model model, moved;
+  std::string bytes = read_file(model.directory() / "model.safetensors");
+  std::uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), 8);
+  bytes.insert(8 + header, 1, ' ');
+  ++header;
+  std::memcpy(bytes.data(), &header, 8);
+  write_file(moved.directory() / "model.safetensors", bytes);
+  const HfCheckpoint aligned(model.directory()), unaligned(moved.directory());
+  const auto type = aligned.stored_type();
+  for (int rank = 0; rank < 3; ++rank) {
+    const ModelSlice slice = ModelSlice::of(aligned.config(), 3, rank);
+    const BaseWeights a = aligned.load({type, at::kFloat}, 5, 7, slice),
+                      b = unaligned.load({type, at::kFloat}, 5, 7, slice);
+    for (std::size_t l = 0; l < a.layers.size(); ++l) {
+      EXPECT_TRUE(a.layers[l].qkv_OH.equal(b.layers[l].qkv_OH));
+      EXPECT_TRUE(a.layers[l].o_HQ.equal(b.layers[l].o_HQ));
+      EXPECT_TRUE(a.layers[l].gate_up_OH.equal(b.layers[l].gate_up_OH));
+      EXPECT_TRUE(a.layers[l].down_HI.equal(b.layers[l].down_HI));
+    }
+    EXPECT_TRUE(a.embedding_VH.equal(b.embedding_VH));
+    EXPECT_TRUE(a.head_2H.equal(b.head_2H));
+  }
+}
+
+TEST(HfCheckpoint, TiedHeadsAndRotaryTablesMayStandInTheFile) {
+  Model model("tiny_llama_tied");
+  model.edit_tensors([](Tensors& t) {
+    t["lm_head.weight"] = t.at("model.embed_tokens.weight").clone();
+    t["model.rotary_emb.inv_freq"] = at::ones({2});
+  });
+  EXPECT_NO_THROW(HfCheckpoint(model.directory()));
+}
+
 TEST(HfCheckpoint, TheRanksTogetherFindNaNInTheEmbedding) {
   for (const std::int64_t row : {0, 99, 100, 150, 299}) {
     Model model;
@@ -599,6 +634,19 @@ TEST(HfCheckpoint, RefusesHostileConfigurations) {
       {"text theta", set("rope_theta", "big"), "rope_theta"},
       {"tiny theta", set("rope_theta", 1e-300), "rope_theta"},
       {"huge theta", set("rope_theta", 1e300), "rope_theta"},
+      {"scaling without a type", set("rope_scaling", {{"factor", 4.0}}),
+       "rope_scaling: has no rope_type"},
+      {"scaling without anything", set("rope_scaling", json::object()), "has no rope_type"},
+      {"default with a factor", set("rope_scaling", {{"type", "default"}, {"factor", 4.0}}),
+       "rope_scaling: factor has no meaning with rope_type \"default\""},
+      {"new spelling, factor without a type", set("rope_parameters", {{"factor", 4.0}}),
+       "rope_parameters: factor has no meaning"},
+      {"new spelling, llama3 without a type", set("rope_parameters", {{"low_freq_factor", 1.0}}),
+       "low_freq_factor has no meaning"},
+      {"two thetas",
+       set_all({{"rope_theta", 10000},
+                {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e6}}}}),
+       "rope_theta 10000 and 1000000 contradict each other"},
       {"llama3 without its factors", set("rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}),
        "rope_scaling: has no low_freq_factor"},
       {"llama3 without a factor", set("rope_scaling", {{"rope_type", "llama3"}}), "has no factor"},
@@ -746,6 +794,10 @@ TEST(HfCheckpoint, RefusesHostileWeights) {
       {"truncated", [](Model& m) { fs::resize_file(m.directory() / "model.safetensors", 100'000); },
        "model.safetensors"},
       {"missing tensor", edit([=](Tensors& t) { t.erase(q); }), "has no tensor " + q},
+      {"bias of the head", edit([](Tensors& t) { t["lm_head.bias"] = at::zeros({300}); }),
+       "holds tensor lm_head.bias"},
+      {"bias of the last norm", edit([](Tensors& t) { t["model.norm.bias"] = at::zeros({36}); }),
+       "holds tensor model.norm.bias"},
       {"no head", edit([](Tensors& t) { t.erase("lm_head.weight"); }),
        "has no tensor lm_head.weight"},
       {"NaN matrix", edit([=](Tensors& t) { t[q][3][4] = NAN; }), q + " holds NaN"},
