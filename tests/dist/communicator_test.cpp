@@ -460,8 +460,9 @@ TEST_P(Communication, TooFewRowsAreAnError) {
                           Traffic::control)
         .wait();
   });
-  const char* found = GetParam().checked ? "which expects 2" : "expected 24 bytes";
-  EXPECT_NE(message.find(found), std::string::npos) << message;
+  EXPECT_NE(message.find(GetParam().checked ? "which expects 2" : "expected 24 bytes"),
+            std::string::npos)
+      << message;
   communicator_->barrier();
 }
 
