@@ -208,11 +208,12 @@ TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
   ASSERT_TRUE(save(base, 1));
   ASSERT_TRUE(save(base, 2));
   int failures = 0;
-  for (int at = 0, seen = at + 1; seen > at; ++at) {
+  bool reached = true;
+  for (int at = 0; reached; ++at) {
     SCOPED_TRACE(at);
     const fs::path where = shared_.directory() / fmt::format("fail-{}", at);
     fs::copy(base, where, fs::copy_options::recursive);
-    seen = 0;
+    int seen = 0;
     bool saved = false;
     {
       const Hook hook([&](FileStep, const fs::path& path) {
@@ -220,6 +221,7 @@ TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
       });
       saved = save(where, 3, kKeep);
     }
+    reached = seen > at;
     failures += !saved;
     const std::int64_t step = resumed_step(where);
     EXPECT_TRUE(step == 3 || (step == 2 && !saved)) << step;
