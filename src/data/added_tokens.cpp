@@ -44,7 +44,8 @@ void AddedTokenMatcher::split(std::string_view text, std::vector<Span>& spans) c
     if (token->rstrip) {
       end += leading_white_space(text.substr(end));
     }
-    if (begin < done) continue;  // inside the white space that the one before took
+    // Inside the white space that the one before took.
+    if (begin < done || begin >= end) continue;
     if (done < begin) {
       spans.push_back({-1, text.substr(done, begin - done)});
     }
