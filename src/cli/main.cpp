@@ -8,6 +8,7 @@
 #include "cli/common_options.hpp"
 #include "cli/version.hpp"
 #include "core/error.hpp"
+#include "core/log.hpp"
 #include "dist/job.hpp"
 
 namespace graphlora {
@@ -120,7 +121,7 @@ int main(int argc, char** argv) {
   try {
     return graphlora::run_program(argc, argv);
   } catch (const graphlora::Error& error) {
-    fmt::print(stderr, "error: {}\n", error.what());
+    log::print(fmt::format("error: {}\n", error.what()));
     return static_cast<int>(error.code());
   }
 }

@@ -3,11 +3,17 @@
 #pragma once
 #include <spdlog/spdlog.h>
 
+#include <string_view>
+
 namespace graphlora::log {
 
 /// Sets the format, and the level by rank. Call once, after MPI has started; before it, lines are
 /// printed as those of rank 0 of 1.
 void init(int rank, int world_size);
+
+/// Text to stderr as it stands. What can't be written (a full disk under the log) is lost: that is
+/// no reason to end a run.
+void print(std::string_view text);
 
 using spdlog::debug;
 using spdlog::error;

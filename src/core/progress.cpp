@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "core/log.hpp"
+
 namespace graphlora {
 namespace {
 
@@ -79,11 +81,10 @@ void Progress::draw(bool last) {
   }
   if (!note_.empty()) line += ", " + note_;
   if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}{}", line, last ? "\n" : "");
+    log::print(fmt::format("\r\033[K{}{}", line, last ? "\n" : ""));
   } else {
-    fmt::print(stderr, "{}\n", line);
+    log::print(line + "\n");
   }
-  std::fflush(stderr);
 }
 
 }  // namespace graphlora

@@ -201,7 +201,7 @@ void print_error(std::string text) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
   }
   std::fflush(stdout);
-  fmt::print(stderr, "error: {}\n", text);
+  log::print(fmt::format("error: {}\n", text));
   std::fflush(stderr);
 }
 
@@ -303,8 +303,8 @@ void Job::write_recording(const char* reason, const std::string& message) const 
     write_file(path, recorder_->to_json(reason, message)
                              .dump(1, ' ', false, nlohmann::json::error_handler_t::replace) +
                          "\n");
-    fmt::print(stderr, "note: what this rank did last is in {} (graphlora inspect)\n",
-               path.string());
+    log::print(
+        fmt::format("note: what this rank did last is in {} (graphlora inspect)\n", path.string()));
   } catch (const std::exception&) {  // NOLINT: the failure itself is what must be told
   }
 }

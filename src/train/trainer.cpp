@@ -312,7 +312,7 @@ void print_time_table(Communicator& world,
     advice =
         "Over a fifth of the time is waiting: a larger --batch-size gives each exchange more work "
         "to hide behind.";
-  fmt::print(stderr, "{}{}\n", table, advice);
+  log::print(fmt::format("{}{}\n", table, advice));
 }
 
 }  // namespace

@@ -298,7 +298,10 @@ void edit_manifest(const fs::path& step, const std::function<void(nlohmann::json
 TEST_F(ResumeTest, ADamagedStepIsPassedOver) {
   ASSERT_EQ(graphlora_run(train("sound", short_run(5))).code, 0);
   const auto whole = listing(root() / "sound/step-000005");
-  ASSERT_EQ(graphlora_run(train("three", short_run(3))).code, 0);
+  // The same run when it had made three steps.
+  fs::copy(root() / "sound", root() / "three", fs::copy_options::recursive);
+  for (const char* later : {"step-000004", "step-000005"}) fs::remove_all(root() / "three" / later);
+  write_file(root() / "three/LATEST", "step-000003\n");
   const std::map<std::string, std::function<void(const fs::path&)>> damages{
       {"a file cut", [](const fs::path& r) { halve(r / "step-000003/graphlora.safetensors"); }},
       {"a byte flipped",
