@@ -202,7 +202,6 @@ void print_error(std::string text) {
   }
   std::fflush(stdout);
   log::print(fmt::format("error: {}\n", text));
-  std::fflush(stderr);
 }
 
 }  // namespace
