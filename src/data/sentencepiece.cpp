@@ -477,9 +477,8 @@ json read_sentencepiece(const std::filesystem::path& directory) {
     return convert(pieces, TokenizerConfig(directory), path.string());
   } catch (const json::exception& error) {
     throw DataError(
-        "{}: tokenizer_config.json, special_tokens_map.json or added_tokens.json is not as HF "
-        "writes "
-        "it: {}",
+        "{}: tokenizer_config.json, special_tokens_map.json or added_tokens.json beside it are "
+        "not as HF writes them: {}",
         path.string(), shown(error.what()));
   }
 }
