@@ -112,8 +112,9 @@ TEST(PeftAdapter, DamageIsRefused) {
   refuse("lm_head.weight is not A or B", {}, tensors);
   refuse("names no linear", {{"target_modules", nlohmann::json::array()}}, plain_tensors());
   refuse("is damaged", {{"target_modules", nullptr}, {"r", "x"}}, plain_tensors());
-  refuse("out of range", {{"r", 0}}, plain_tensors());
-  refuse("out of range", {{"lora_alpha", -1}}, plain_tensors());
+  refuse("r must be from 1 to", {{"r", 0}}, plain_tensors());
+  for (const double alpha : {-1.0, 2e6})
+    refuse("lora_alpha from 0 to", {{"lora_alpha", alpha}}, plain_tensors());
   refuse("lora_alpha to 6", {{"use_rslora", true}, {"r", 4}}, plain_tensors());
   for (const char* key : {"use_dora", "lora_bias", "fan_in_fan_out"})
     refuse(std::string(key) + " is true", {{key, true}}, plain_tensors());
