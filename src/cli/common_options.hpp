@@ -16,7 +16,7 @@ struct CommonOptions {
   std::string precision = "bf16";
   std::int64_t threads = 0;  ///< 0: the cores this rank may use
   std::int64_t timeout = 300;
-  std::string recordings;  ///< empty: OUTPUT/flight of train, else graphlora-flight
+  std::string recordings = {};  ///< empty: OUTPUT/flight of train, else graphlora-flight
   bool debug = false;
 };
 

@@ -121,7 +121,7 @@ int main(int argc, char** argv) {
   try {
     return graphlora::run_program(argc, argv);
   } catch (const graphlora::Error& error) {
-    log::print(fmt::format("error: {}\n", error.what()));
+    graphlora::log::print(fmt::format("error: {}\n", error.what()));
     return static_cast<int>(error.code());
   }
 }
