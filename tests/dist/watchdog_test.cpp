@@ -27,8 +27,8 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using Axis = std::shared_ptr<FlightAxis>;
 
-constexpr milliseconds kLimit{2000};
-constexpr double kLimitSeconds = 2;
+constexpr milliseconds kLimit{4000};
+constexpr double kLimitSeconds = 4;
 constexpr std::int64_t kRun = 77;
 
 struct Ending {
