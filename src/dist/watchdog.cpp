@@ -24,6 +24,9 @@ using std::chrono::nanoseconds;
 
 /// How long the other ranks have to write their recordings before this one ends them.
 constexpr milliseconds kGrace{1500};
+/// What a rank gets at least to give a sign of life, however short the limit: on a busy machine its
+/// watchdog may have to wait for a core.
+constexpr milliseconds kLeastAnswer{2000};
 /// A tick that lasts longer, or longer than the limit, hangs.
 constexpr milliseconds kStuckTick{10'000};
 constexpr milliseconds kTurn{500};
@@ -170,7 +173,7 @@ void Watchdog::tick() {
   }
   if (!asking_) {
     // No less, even if the limit is over: perhaps the whole job was stopped for a while.
-    look(read_signs(), std::max(limit_ - waited, limit_ - ask_after_));
+    look(read_signs(), std::max({limit_ - waited, limit_ - ask_after_, kLeastAnswer}));
     asking_ = true;
   }
   ask();
@@ -323,7 +326,7 @@ void Watchdog::judge(const FlightRecorder::Wait& wait) {
     print_line(fmt::format("note: {}; {} is alive and at work, since {}", waited_text(wait),
                            name_of(working.front()), now[working.front()].doing));
   }
-  look(std::move(now), std::max(limit_ * 3 / 10, milliseconds{1000}));
+  look(std::move(now), std::max(limit_ * 3 / 10, kLeastAnswer));
 }
 
 void Watchdog::record(const std::string& reason, const std::string& message) {

@@ -185,6 +185,7 @@ void write_step(const fs::path& step) {
                                          {"exp_avg", at::ones({kNodes, 3})},
                                          {"exp_avg_sq", at::ones({kNodes, 3})}});
   ModelConfig model;
+  model.gnn.layers = 3;  // as a run has settled it
   model.lora.targets = {"q_proj"};
   nlohmann::json manifest{
       {"format", kCheckpointFormat},
