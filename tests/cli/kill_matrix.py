@@ -151,7 +151,8 @@ class Matrix:
             reached, saved = faults.last_step(output), faults.latest(output)
             lost = reached - max(saved, 0)
             result.update(code=code, seconds=round(seconds, 3), step=reached, lost_steps=lost)
-            if lost > world.save_every:
+            # A step that was still being written is lost with it.
+            if lost >= 2 * world.save_every:
                 found.append(f"{lost} steps are lost, from {saved} to {reached}")
             if code != 0:
                 again = world.train(ranks, output)
