@@ -318,35 +318,45 @@ TEST_P(DevicePath, TheWholeModelOfEveryFamily) {
     const LlamaConfig config = testing::tiny_config(family);
     for (const auto& [name, tolerance] :
          {std::pair{"fp64", 1e-11}, std::pair{"fp32", 1e-4}, std::pair{"bf16", 5e-2}}) {
-      Precision precision = Precision::parse(name);
+      const Precision precision = Precision::parse(name);
       const BaseWeights weights = testing::random_weights(config, precision.activation);
       const at::Tensor embedding = at::randn({6, config.hidden_size}, precision.parameter),
                        z = at::randn({6, 8}, precision.parameter),
                        w = at::randn({3}, precision.parameter);
-      const auto run = [&](at::Device where) {
-        precision.device = where;
-        GraphLora model(config, moved(weights, where), lora, precision, 3, Score::margin);
+      const auto run = [&](at::Device where, Precision in) {
+        in.device = where;
+        GraphLora model(config, moved(testing::cast(weights, in.activation), where), lora, in, 3,
+                        Score::margin);
         at::manual_seed(5);
         for (const Parameter& p : model.adapters().parameters()) {
           if (p.name.ends_with("lora_B.weight"))
             p.value.detach().copy_(at::randn(p.value.sizes()) * 0.3);
         }
-        const AnchorRows anchors{embedding.to(where).clone().requires_grad_(true),
-                                 z.to(where).clone().requires_grad_(true)};
+        const AnchorRows anchors{embedding.to(where, in.parameter).clone().requires_grad_(true),
+                                 z.to(where, in.parameter).clone().requires_grad_(true)};
         const at::Tensor score = model.forward(pack, anchors, {0.2, 1, 2});
         EXPECT_EQ(score.device(), where);
         std::vector<at::Tensor> leaves{anchors.embedding_MH, anchors.z_Mr};
         for (const Parameter& p : model.adapters().parameters()) leaves.push_back(p.value);
-        auto results = torch::autograd::grad({(score * w.to(where)).sum()}, leaves);
+        auto results = torch::autograd::grad({(score * w.to(where, in.parameter)).sum()}, leaves);
         results.push_back(score.detach());
         results.push_back(model.take_ratio_sums());
         for (at::Tensor& result : results) result = result.cpu();
         return results;
       };
-      const auto expected = run(at::kCPU), found = on_path([&] { return run(device()); });
-      for (std::size_t i = 0; i < found.size(); ++i)
-        EXPECT_LT(relative_error(found[i], expected[i]), tolerance)
-            << family << ", " << name << ", result " << i;
+      const auto expected = run(at::kCPU, precision),
+                 found = on_path([&] { return run(device(), precision); });
+      // In bf16 the device path rounds once more, between the norms of heads and their rotation:
+      // it must then be as near to the exact result as the CPU's kernels are.
+      std::vector<at::Tensor> exact;
+      if (config.qk_norm && precision.activation == at::kBFloat16)
+        exact = run(at::kCPU, Precision::parse("fp64"));
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        const double error = relative_error(found[i], exact.empty() ? expected[i] : exact[i]);
+        const double allowed =
+            exact.empty() ? tolerance : 1e-2 + 1.5 * relative_error(expected[i], exact[i]);
+        EXPECT_LT(error, allowed) << family << ", " << name << ", result " << i;
+      }
     }
   }
 }
