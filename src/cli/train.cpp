@@ -75,7 +75,7 @@ struct TrainOptions {
              in_range(train.micro_batch, 1, 1LL << 30))
         .add("Training", "recompute", &train.recompute,
              "none; layer: keep only each layer's input and compute the layer again in the "
-             "backward, which takes up to half as much time again and a fraction of the memory",
+             "backward, which takes about half as much time again and a fraction of the memory",
              one_of(train.recompute, {"none", "layer"}))
         .add("Training", "max-train-examples", &train.max_train_examples,
              "use only so many training rows (a fixed sample); 0: all",
