@@ -77,26 +77,12 @@ class CheckedCommunicator final : public Communicator {
 
   Handle all_reduce(at::Tensor tensor, ReduceOp op, Traffic traffic) override {
     check_tensor(*this, tensor, kAllReduce, "tensor");
-    compare({Kind::all_reduce,
-             traffic,
-             tensor.scalar_type(),
-             tensor.is_cuda(),
-             tensor.numel(),
-             static_cast<std::int64_t>(op),
-             {},
-             {}});
+    compare(of_tensor(Kind::all_reduce, traffic, tensor, static_cast<std::int64_t>(op)));
     return inner_->all_reduce(std::move(tensor), op, traffic);
   }
   Handle broadcast(at::Tensor tensor, int root, Traffic traffic) override {
     check_tensor(*this, tensor, kBroadcast, "tensor");
-    compare({Kind::broadcast,
-             traffic,
-             tensor.scalar_type(),
-             tensor.is_cuda(),
-             tensor.numel(),
-             root,
-             {},
-             {}});
+    compare(of_tensor(Kind::broadcast, traffic, tensor, root));
     return inner_->broadcast(std::move(tensor), root, traffic);
   }
   Handle all_gather_rows(at::Tensor send, at::Tensor receive, std::span<const std::int64_t> counts,
@@ -134,6 +120,10 @@ class CheckedCommunicator final : public Communicator {
   }
 
  private:
+  static Intent of_tensor(Kind kind, Traffic traffic, const at::Tensor& tensor, std::int64_t how) {
+    return {kind, traffic, tensor.scalar_type(), tensor.is_cuda(), tensor.numel(), how, {}, {}};
+  }
+
   static Intent of_rows(Kind kind, Traffic traffic, const at::Tensor& rows,
                         std::span<const std::int64_t> send, std::span<const std::int64_t> receive) {
     return {kind,

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "cli/tiny_ratings.hpp"
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
 #include "support/process.hpp"
@@ -21,15 +22,7 @@ class ExportTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     directory_ = std::make_unique<TemporaryDirectory>();
-    std::string ratings = "user,item,time,rating,title\n";
-    for (int user = 0; user < 12; ++user) {
-      for (int i = 0; i < 8; ++i) {
-        const int item = (user * 3 + i * 2) % 11;
-        ratings += fmt::format("u{},i{},{},{},Title {}\n", user, item, 1000 + 10 * i + user,
-                               1 + (user + item * 2) % 5, item);
-      }
-    }
-    write_file(root() / "ratings.csv", ratings);
+    write_file(root() / "ratings.csv", test::tiny_ratings(12, 8, 11));
     ran({"prepare", "--input", at("ratings.csv"), "--format", "csv", "--output", at("dataset"),
          "--split", "user-time"});
     ran({"pretrain", "--data", at("dataset"), "--output", at("pretrained"), "--pretrain.width", "6",

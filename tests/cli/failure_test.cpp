@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "cli/tiny_ratings.hpp"
 #include "core/file.hpp"
 #include "support/process.hpp"
 
@@ -42,18 +43,8 @@ class FailureTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     directory_ = std::make_unique<TemporaryDirectory>();
-    std::string ratings = "user,item,time,rating,title\n";
-    for (int user = 0; user < 20; ++user) {
-      for (int i = 0; i < 10; ++i) {
-        const int item = (user * 3 + i * 2) % 16;
-        ratings += fmt::format("u{},i{},{},{},Title {}\n", user, item, 1000 + 10 * i + user,
-                               1 + (user + item * 2) % 5, item);
-      }
-    }
-    write_file(root() / "ratings.csv", ratings);
-    write_file(root() / "templates.txt",
-               "[template]\nL {history} {user} T {title} {item} ?\n[empty history]\n{user} T "
-               "{title} {item} ?\n");
+    write_file(root() / "ratings.csv", test::tiny_ratings(20, 10, 16));
+    write_file(root() / "templates.txt", test::kTinyTemplates);
     for (const Words& words :
          {Words{"prepare", "--input", at("ratings.csv"), "--format", "csv", "--output",
                 at("dataset"), "--split", "user-time", "--split.valid", "0.3"},

@@ -12,6 +12,7 @@
 #include <set>
 #include <sstream>
 
+#include "cli/tiny_ratings.hpp"
 #include "core/file.hpp"
 #include "core/run_lock.hpp"
 #include "support/process.hpp"
@@ -32,18 +33,8 @@ class ResumeTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     directory_ = std::make_unique<TemporaryDirectory>();
-    std::string ratings = "user,item,time,rating,title\n";
-    for (int user = 0; user < 20; ++user) {
-      for (int i = 0; i < 10; ++i) {
-        const int item = (user * 3 + i * 2) % 16;
-        ratings += fmt::format("u{},i{},{},{},Title {}\n", user, item, 1000 + 10 * i + user,
-                               1 + (user + item * 2) % 5, item);
-      }
-    }
-    write_file(root() / "ratings.csv", ratings);
-    write_file(root() / "templates.txt",
-               "[template]\nL {history} {user} T {title} {item} ?\n[empty history]\n{user} T "
-               "{title} {item} ?\n");
+    write_file(root() / "ratings.csv", test::tiny_ratings(20, 10, 16));
+    write_file(root() / "templates.txt", test::kTinyTemplates);
     for (const Words& words :
          {Words{"prepare", "--input", at("ratings.csv"), "--format", "csv", "--output",
                 at("dataset"), "--split", "user-time", "--split.valid", "0.3"},
@@ -162,13 +153,7 @@ TEST_F(ResumeTest, AnInterruptedRunEndsWithTheSameBytes) {
 
 /// A long validation does not hold up a signal, and is made up for by the run that goes on.
 TEST_F(ResumeTest, AValidationIsInterrupted) {
-  std::string ratings = "user,item,time,rating,title\n";
-  for (int user = 0; user < 300; ++user) {
-    for (int i = 0; i < 20; ++i)
-      ratings += fmt::format("u{},i{},{},{},Title {}\n", user, (user * 3 + i * 2) % 50,
-                             1000 + 10 * i + user, 1 + (user + i * 2) % 5, i);
-  }
-  write_file(root() / "many.csv", ratings);
+  write_file(root() / "many.csv", test::tiny_ratings(300, 20, 50));
   for (const Words& words :
        {Words{"prepare", "--input", at("many.csv"), "--format", "csv", "--output", at("many"),
               "--split", "user-time", "--split.valid", "0.6"},

@@ -37,6 +37,10 @@ struct Ending {
   std::string err;
 };
 
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
 class WatchdogTest : public testing::Test {
  protected:
   /// What a rank does.
@@ -94,6 +98,20 @@ class WatchdogTest : public testing::Test {
     while (Clock::now() < end) x = x * 1.0000001;
   }
 
+  /// Of two ranks the other one is stopped: this one ends in time, saying `why`.
+  void expect_end_beside_a_stopped_rank(const std::string& why) {
+    const auto endings = run(
+        2,
+        [](int rank, FlightRecorder& recorder, const Axis& world) {
+          if (rank == 1) raise(SIGSTOP);
+          wait_in(recorder, "all-reduce", world, never);
+        },
+        kLimit, /*left_over=*/1);
+    EXPECT_EQ(endings[0].code, 4) << endings[0].err;
+    EXPECT_LT(endings[0].after, kLimitSeconds + 5);
+    EXPECT_TRUE(has(endings[0].err, why)) << endings[0].err;
+  }
+
   TemporaryDirectory directory_;
 
  private:
@@ -116,10 +134,6 @@ class WatchdogTest : public testing::Test {
     _exit(0);
   }
 };
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 int lines(const std::string& text) {
   return static_cast<int>(std::count(text.begin(), text.end(), '\n'));
@@ -255,31 +269,13 @@ TEST_F(WatchdogTest, WhatAnEarlierJobHasLeftIsNoSignOfLife) {
         recordings() / "alive-00001",
         nlohmann::json{{"run", run}, {"beat", 1000}, {"waits", 0.0}, {"idle", 0.0}, {"doing", "x"}}
             .dump());
-    const auto endings = this->run(
-        2,
-        [](int rank, FlightRecorder& recorder, const Axis& world) {
-          if (rank == 1) raise(SIGSTOP);
-          wait_in(recorder, "all-reduce", world, never);
-        },
-        kLimit, /*left_over=*/1);
-    EXPECT_EQ(endings[0].code, 4) << endings[0].err;
-    EXPECT_LT(endings[0].after, kLimitSeconds + 5);
-    EXPECT_TRUE(has(endings[0].err, "rank 1 on host does not respond")) << endings[0].err;
+    expect_end_beside_a_stopped_rank("rank 1 on host does not respond");
   }
 }
 
 TEST_F(WatchdogTest, TheLimitHoldsWhereNothingCanBeWritten) {
   write_file(recordings(), "a file in the way");
-  const auto endings = run(
-      2,
-      [](int rank, FlightRecorder& recorder, const Axis& world) {
-        if (rank == 1) raise(SIGSTOP);
-        wait_in(recorder, "all-reduce", world, never);
-      },
-      kLimit, /*left_over=*/1);
-  EXPECT_EQ(endings[0].code, 4) << endings[0].err;
-  EXPECT_LT(endings[0].after, kLimitSeconds + 5);
-  EXPECT_TRUE(has(endings[0].err, "the other ranks can't be asked")) << endings[0].err;
+  expect_end_beside_a_stopped_rank("the other ranks can't be asked");
 }
 
 TEST_F(WatchdogTest, TheLimitHoldsWhereTheFileSystemHangs) {
