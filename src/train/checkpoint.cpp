@@ -251,6 +251,10 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
     }
     for (const char* number : {"seed", "batch_size", "block", "max_train_examples", "groups"})
       manifest_["sampler"].at(number).get<std::int64_t>();
+    // Format 1 lacks it.
+    if (const auto asked = manifest_["sampler"].find("groups_asked");
+        asked != manifest_["sampler"].end())
+      asked->get<std::int64_t>();
     manifest_["sampler"].at("cut").get<std::string>();
     manifest_["dataset"].at("fingerprint").get<std::string>();
     manifest_["base_model"].at("fingerprint").get<std::string>();
@@ -352,7 +356,6 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
   require("batch_size", "--batch-size", identity.batch_size);
   require("block", "--train.block", identity.block);
   require("max_train_examples", "--max-train-examples", identity.max_train_examples);
-  // Format 1 lacks it.
   if (sampler.contains("groups_asked") && cut() != CutKind::none)
     require("groups_asked", "--graph.groups", identity.groups);
   const AdapterSource stored = init_adapter();
@@ -376,14 +379,19 @@ void Checkpoint::require_model(const Recommender& model) const {
         stored.dump(), directory_.string(), now.dump());
   };
   const nlohmann::json &stored = manifest_.at("model"), now = to_json(model.config());
-  for (const auto& [section, values] : now.items()) {
-    if (!values.is_object()) {
-      differs(section, stored.at(section), values);
-      continue;
+  try {
+    for (const auto& [section, values] : now.items()) {
+      if (!values.is_object()) {
+        differs(section, stored.at(section), values);
+        continue;
+      }
+      for (const auto& [key, value] : values.items())
+        differs(key == "type" && section == "projector" ? section : section + "." + key,
+                stored.at(section).at(key), value);
     }
-    for (const auto& [key, value] : values.items())
-      differs(key == "type" && section == "projector" ? section : section + "." + key,
-              stored.at(section).at(key), value);
+  } catch (const nlohmann::json::exception& e) {
+    throw DataError("{}: its model is damaged ({})", (directory_ / "manifest.json").string(),
+                    e.what());
   }
   if (manifest_.at("templates") != model.prompts().source()) {
     throw ConfigError("--resume: --prompt.templates holds other templates than the run in {}",
