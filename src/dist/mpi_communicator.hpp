@@ -58,6 +58,7 @@ class MpiCommunicator final : public Communicator {
   void in_pieces(std::int64_t total, const std::function<void(std::int64_t, int)>& part) const;
 
   MPI_Comm communicator_;
+  MPI_Op add_bfloat16_ = MPI_OP_NULL, add_half_ = MPI_OP_NULL;
   std::int64_t max_count_;
   int rank_ = 0, size_ = 1;
   int next_tag_ = 0;

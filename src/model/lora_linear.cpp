@@ -209,7 +209,9 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
                             const AdapterDropout& dropout) {
     const at::Tensor x = x_TI.contiguous();
     const bool by_rows = base.split == SplitBy::row;
-    at::Tensor y_TO = by_rows ? at::mm(x, base.weight_OI.t()) : base_product(x, base, residual_TO);
+    // Of a sum over ranks one rank's product holds what is added once.
+    at::Tensor y_TO = by_rows && base.tensor->rank() != 0 ? at::mm(x, base.weight_OI.t())
+                                                          : base_product(x, base, residual_TO);
     const auto needs = [](const Optional& t) { return t && t->requires_grad(); };
     auto frozen = c10::make_intrusive<Frozen>();
     frozen->base = base;
@@ -239,7 +241,6 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
         saved[5] = *lambda_lora;
         saved[6] = *lambda_gnn;
       }
-      if (by_rows) add_whole(y_TO, base, residual_TO);
       expand(h_TR, factors, *frozen, rank, y_TO);
       // x serves dA only; everything else of the backward lives in r-wide tensors.
       if (frozen->need_a) saved[0] = x_TI;
@@ -248,7 +249,6 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
       if (frozen->need_b) saved.push_back(h_TR);
     } else if (by_rows) {
       sum_over_ranks(*base.tensor, {y_TO});
-      add_whole(y_TO, base, residual_TO);
     }
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["frozen"] = at::IValue::make_capsule(std::move(frozen));
@@ -281,12 +281,6 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     if (!residual_TO) return at::addmm(base.bias_O, x, base.weight_OI.t());
     const at::Tensor added = base.bias_O.defined() ? *residual_TO + base.bias_O : *residual_TO;
     return at::addmm(added, x, base.weight_OI.t());
-  }
-
-  /// What every rank of a row split adds to the sum of the ranks' products.
-  static void add_whole(at::Tensor& y_TO, const BaseLinear& base, const Optional& residual_TO) {
-    if (base.bias_O.defined()) y_TO.add_(base.bias_O);
-    if (residual_TO) y_TO.add_(*residual_TO);
   }
 
   static void project(const at::Tensor& x, const Factors& factors, const AdapterDropout& dropout,
