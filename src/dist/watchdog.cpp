@@ -87,7 +87,6 @@ Watchdog::Watchdog(std::shared_ptr<FlightRecorder> recorder, milliseconds limit,
       ask_after_(std::max(milliseconds{0}, limit - std::max(limit * 3 / 10, milliseconds{1000}))),
       tick_(std::clamp(limit / 50, milliseconds{20}, milliseconds{1000})),
       directory_(std::move(directory)),
-      asked_(directory_ / "asked"),
       ticked_(steady_now()) {
   try {
     thread_ = quiet_thread([this] { watch(); });
@@ -158,12 +157,16 @@ void Watchdog::watch_the_watcher() {
 void Watchdog::tick() {
   const FlightRecorder::Wait wait = recorder_->waiting();
   note_work(wait);
+  if (const std::int64_t run = recorder_->place().run; run != run_) {
+    withdraw();
+    run_ = run;
+  }
   std::error_code error;
-  if (fs::exists(asked_, error)) {
+  if (fs::exists(asked_file(), error)) {
     answer();
   } else if (answered_) {
     fs::remove(sign_file(recorder_->place().rank), error);
-    answered_ = false;
+    answered_ = recorded_ = false;
   }
   const auto waited =
       wait.sequence == 0 ? milliseconds{0} : milliseconds{(steady_now() - wait.since) / 1'000'000};
@@ -199,7 +202,6 @@ Watchdog::Sign Watchdog::own_sign() const {
   const FlightRecorder::Wait wait = recorder_->waiting();
   const auto at = recorder_->operation(wait.sequence != 0 ? wait.sequence : recorder_->last());
   Sign sign;
-  sign.run = recorder_->place().run;
   sign.beat = beat_;
   sign.waits = wait.sequence != 0 ? std::max(1e-9, seconds(nanoseconds(now - wait.since))) : 0;
   sign.idle = seconds(Clock::now() - worked_);
@@ -210,7 +212,7 @@ Watchdog::Sign Watchdog::own_sign() const {
 void Watchdog::answer() {
   std::string question;
   try {
-    question = read_file(asked_, 1024);
+    question = read_file(asked_file(), 1024);
   } catch (const DataError&) {
     return;  // withdrawn meanwhile
   }
@@ -221,22 +223,20 @@ void Watchdog::answer() {
   ++beat_;
   const Sign sign = own_sign();
   make_directories(directory_);
-  write_file(sign_file(recorder_->place().rank),
-             nlohmann::json{{"run", sign.run},
-                            {"beat", sign.beat},
-                            {"waits", sign.waits},
-                            {"idle", sign.idle},
-                            {"doing", sign.doing}}
-                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  write_file(
+      sign_file(recorder_->place().rank),
+      nlohmann::json{
+          {"beat", sign.beat}, {"waits", sign.waits}, {"idle", sign.idle}, {"doing", sign.doing}}
+          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   answered_ = true;
   answered_at_ = now;
 }
 
 void Watchdog::ask() {
   std::error_code error;
-  if (fs::exists(asked_, error)) return;
+  if (fs::exists(asked_file(), error)) return;
   make_directories(directory_);
-  write_file(asked_, "");
+  write_file(asked_file(), "");
   answer();
 }
 
@@ -246,7 +246,7 @@ void Watchdog::withdraw() {
   asking_ = false;
   before_.clear();
   std::error_code error;
-  fs::remove(asked_, error);
+  fs::remove(asked_file(), error);
   fs::remove(sign_file(recorder_->place().rank), error);
   answered_ = false;
 }
@@ -257,15 +257,15 @@ void Watchdog::look(Signs signs, milliseconds until_judged) {
   judge_at_ = looked_at_ + until_judged;
 }
 
-Watchdog::Signs Watchdog::read_signs() const {
+Watchdog::Signs Watchdog::read_signs() {
   Signs signs;
   for (int rank = 0; rank < recorder_->place().ranks; ++rank) {
+    ticked_.store(steady_now());  // of many ranks this takes a while
     std::error_code error;
     if (!fs::exists(sign_file(rank), error)) continue;
     try {
       const nlohmann::json json = read_json(sign_file(rank));
       Sign sign;
-      json.at("run").get_to(sign.run);
       json.at("beat").get_to(sign.beat);
       json.at("waits").get_to(sign.waits);
       json.at("idle").get_to(sign.idle);
@@ -289,9 +289,7 @@ void Watchdog::judge(const FlightRecorder::Wait& wait) {
     const auto sign = now.find(rank);
     const auto old = before_.find(rank);
     if (rank == place.rank) continue;
-    if (sign == now.end() || sign->second.run != place.run ||
-        (old != before_.end() && old->second.run == place.run &&
-         old->second.beat >= sign->second.beat)) {
+    if (sign == now.end() || (old != before_.end() && old->second.beat >= sign->second.beat)) {
       silent.push_back(rank);
     } else if (sign->second.waits == 0) {
       (sign->second.idle >= limit ? idle : working).push_back(rank);
@@ -342,13 +340,13 @@ void Watchdog::end(const FlightRecorder::Wait& wait, const std::string& verdict)
   std::string text = fmt::format("error: {}: {}", waited_text(wait), verdict);
   try {
     if (trouble_.empty()) {
-      write_file(asked_, kWantsRecordings);
+      write_file(asked_file(), kWantsRecordings);
       record("hang", text);
       text += fmt::format("; graphlora inspect {} compares the ranks' last operations",
                           directory_.string());
       std::this_thread::sleep_for(kGrace);
       std::error_code error;
-      fs::remove(asked_, error);
+      fs::remove(asked_file(), error);
       fs::remove(sign_file(recorder_->place().rank), error);
     }
   } catch (const std::exception& error) {
@@ -379,8 +377,10 @@ std::string Watchdog::waited_text(const FlightRecorder::Wait& wait) const {
                      operation ? recorder_->describe(*operation) : "an operation");
 }
 
+fs::path Watchdog::asked_file() const { return directory_ / fmt::format("asked-{}", run_); }
+
 fs::path Watchdog::sign_file(int rank) const {
-  return directory_ / fmt::format("alive-{:05}", rank);
+  return directory_ / fmt::format("alive-{}-{:05}", run_, rank);
 }
 
 }  // namespace graphlora

@@ -23,8 +23,10 @@ namespace graphlora {
 /// processor for as long as the limit. Nobody is waited for any longer if all ranks wait for one
 /// another. A rank that computes or reads is waited for as long as it takes.
 ///
-/// Files: `asked` while a rank asks; `alive-00000` the sign of a rank; `rank-00000.json` its
-/// recording. Nothing is written, and no directory made, unless an operation takes long.
+/// Files: `asked-RUN` while a rank asks; `alive-RUN-00000` the sign of a rank, RUN being the job's
+/// number (Place::run, 0 before the ranks have agreed on it): several jobs may share a directory;
+/// `rank-00000.json` its recording. Nothing is written, and no directory made, unless an operation
+/// takes long.
 class Watchdog {
  public:
   /// Throws Error where the system has no more threads.
@@ -42,7 +44,6 @@ class Watchdog {
 
   /// A rank's sign of life.
   struct Sign {
-    std::int64_t run = 0;
     std::uint64_t beat = 0;  // greater in each sign
     double waits = 0;        // seconds in the present operation; 0: in none
     double idle = 0;         // seconds without operation and without computing
@@ -64,15 +65,17 @@ class Watchdog {
   [[noreturn]] void end(const FlightRecorder::Wait& wait, const std::string& verdict);
   void record(const std::string& reason, const std::string& message);
   Sign own_sign() const;
-  Signs read_signs() const;
+  Signs read_signs();
   std::string name_of(int rank) const;
   std::string names_of(const std::vector<int>& ranks) const;
   std::string waited_text(const FlightRecorder::Wait& wait) const;
+  std::filesystem::path asked_file() const;
   std::filesystem::path sign_file(int rank) const;
 
   std::shared_ptr<FlightRecorder> recorder_;
   std::chrono::milliseconds limit_, ask_after_, tick_;
-  std::filesystem::path directory_, asked_;
+  std::filesystem::path directory_;
+  std::int64_t run_ = 0;
 
   // Of the thread that watches.
   bool asking_ = false, answered_ = false, recorded_ = false;

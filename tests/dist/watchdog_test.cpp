@@ -261,16 +261,35 @@ TEST_F(WatchdogTest, ShortWaitsLeaveNoTrace) {
   EXPECT_FALSE(fs::exists(recordings()));
 }
 
-TEST_F(WatchdogTest, WhatAnEarlierJobHasLeftIsNoSignOfLife) {
+TEST_F(WatchdogTest, WhatStoodThereBeforeIsNoSignOfLife) {
   fs::create_directories(recordings());
-  write_file(recordings() / "asked", "");
-  for (const std::int64_t run : {kRun, kRun - 1}) {
-    write_file(
-        recordings() / "alive-00001",
-        nlohmann::json{{"run", run}, {"beat", 1000}, {"waits", 0.0}, {"idle", 0.0}, {"doing", "x"}}
-            .dump());
-    expect_end_beside_a_stopped_rank("rank 1 on host does not respond");
-  }
+  write_file(recordings() / fmt::format("asked-{}", kRun), "");
+  write_file(recordings() / fmt::format("alive-{}-00001", kRun),
+             R"({"beat":1000,"waits":0.0,"idle":0.0,"doing":"x"})");
+  expect_end_beside_a_stopped_rank("rank 1 on host does not respond");
+}
+
+TEST_F(WatchdogTest, AnotherJobInTheSameDirectoryIsLeftAlone) {
+  fs::create_directories(recordings());
+  const fs::path asked = recordings() / fmt::format("asked-{}", kRun + 1),
+                 alive = recordings() / fmt::format("alive-{}-00001", kRun + 1);
+  const std::string sign = R"({"beat":1,"waits":0.0,"idle":0.0,"doing":"x"})";
+  write_file(asked, "record");
+  write_file(alive, sign);
+  // Nobody answers the other job, and its sign serves none of this one's ranks.
+  const fs::path done = directory_ / "done";
+  const auto endings = run(2, [&](int rank, FlightRecorder& recorder, const Axis& world) {
+    if (rank == 1) {
+      compute_for(kLimit / 2);
+      write_file(done, "");
+    }
+    wait_in(recorder, "all-reduce", world, [&] { return fs::exists(done); });
+  });
+  for (const Ending& ending : endings) EXPECT_EQ(ending.code, 0) << ending.err;
+  EXPECT_FALSE(fs::exists(recordings() / "rank-00000.json"));
+  expect_end_beside_a_stopped_rank("rank 1 on host does not respond");
+  EXPECT_EQ(read_file(asked), "record");
+  EXPECT_EQ(read_file(alive), sign);
 }
 
 TEST_F(WatchdogTest, TheLimitHoldsWhereNothingCanBeWritten) {
@@ -281,7 +300,8 @@ TEST_F(WatchdogTest, TheLimitHoldsWhereNothingCanBeWritten) {
 TEST_F(WatchdogTest, TheLimitHoldsWhereTheFileSystemHangs) {
   fs::create_directories(recordings());
   // Whoever opens it waits for a writer.
-  ASSERT_EQ(mkfifo((recordings() / "asked").c_str(), 0600), 0);
+  const fs::path asked = recordings() / fmt::format("asked-{}", kRun);
+  ASSERT_EQ(mkfifo(asked.c_str(), 0600), 0);
   const auto endings = run(1, [](int, FlightRecorder& recorder, const Axis& world) {
     wait_in(recorder, "all-reduce", world, never);
   });
