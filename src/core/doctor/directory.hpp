@@ -26,7 +26,7 @@ class ScratchDirectory {
 /// "directory" (it is there and takes files), and where it does: "sync" (write and fsync of a file
 /// and of its directory, with the time taken), "rename" (replaces a file while readers look on:
 /// they see the old or the new one, whole), "exchange" (two directories change places in one step),
-/// "lock" (flock keeps a second opener out) and "space" (`needed` bytes free).
+/// "lock" (O_EXCL keeps a second creator out) and "space" (`needed` bytes free).
 std::vector<Check> check_directory(const std::filesystem::path& directory, std::uint64_t needed);
 
 }  // namespace graphlora::doctor

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,12 +43,11 @@ bool leave(const fs::path& path, const std::string& contents) {
   }
 }
 
-/// Whether flock gives this process the lock that rank 0 holds; true where there is no such lock.
-bool takes_lock(const fs::path& path) {
-  const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  const bool taken = file < 0 || flock(file, LOCK_EX | LOCK_NB) == 0;
+/// Whether this process is the one that creates the file.
+bool creates(const fs::path& path) {
+  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (file >= 0) close(file);
-  return taken;
+  return file >= 0;
 }
 
 /// The ranks whose answer is 0, "rank 1 on n1 and 2 more"; empty if there is none. Collective.
@@ -82,13 +80,7 @@ std::vector<Check> check_shared_directory(Communicator& world, const fs::path& d
 
   const fs::path place = directory / name;
   const std::string from_zero = fmt::format("rank 0 in {}\n", name);
-  int lock = -1;
-  bool locked = false;
-  if (writes) {
-    leave(place / "from-0", from_zero);
-    lock = open((place / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    locked = lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0;
-  }
+  if (writes) leave(place / "from-0", from_zero);
   world.barrier();
   const bool seen = comes_to_hold(place / "from-0", from_zero, patience);
   const std::string blind = who_says_no(world, seen, places);
@@ -123,23 +115,19 @@ std::vector<Check> check_shared_directory(Communicator& world, const fs::path& d
   if (shared.verdict == Verdict::fail) shared.remedy = remedy;
 
   Check held{"files", "shared lock", Verdict::skip, "the directory is not shared"};
-  const bool lockable = world.all_gather(locked ? 1 : 0, Traffic::control)[0] != 0;
-  if (blind.empty() && !lockable) held.seen = "flock does not work";
-  const bool kept_out = writes || !seen || !takes_lock(place / "lock");
-  const std::string intruder = who_says_no(world, kept_out, places);
-  if (blind.empty() && lockable) {
-    held.verdict = Verdict::pass;
-    held.seen = "flock of rank 0 keeps all others out";
-    if (!intruder.empty()) {
-      held.verdict = Verdict::warn;
-      held.seen = fmt::format("flock of rank 0 does not keep {} out", intruder);
+  std::int64_t created = 0;
+  for (const std::int64_t one : world.all_gather(creates(place / "lock") ? 1 : 0, Traffic::control))
+    created += one;
+  if (blind.empty() && mute.empty()) {
+    held.verdict = created == 1 ? Verdict::pass : Verdict::warn;
+    held.seen = fmt::format("of {} ranks that create the same file at once (O_EXCL) {} did",
+                            world.size(), created);
+    if (created != 1) {
       held.remedy =
-          "two runs on different hosts may start on one output unnoticed: take care, or "
-          "mount with locks (Lustre: -o flock)";
+          "two runs on different hosts may start on one output unnoticed: use another file system";
     }
   }
   world.barrier();
-  if (lock >= 0) close(lock);
   return {shared, held};
 }
 
