@@ -355,9 +355,16 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     }
     checkpoint->require_identity({config.seed, config.batch_size, config.block,
                                   config.max_train_examples, config.init_adapter,
-                                  options.partition.groups});
+                                  options.partition.groups, course_of(config)});
+    // On one rank: these read, or hash, more than the others need.
+    if (root) {
+      checkpoint->require_dataset(Dataset(options.data, DatasetCheck::shapes));
+      checkpoint->require_base(HfCheckpoint(options.model));
+      for (const std::string& change : checkpoint->changed_course(course_of(config)))
+        log::warn("--resume: {}: the run goes on with it", change);
+    }
     config.init_adapter = checkpoint->init_adapter();
-    // Before the partition is cut anew.
+    // All of this before the partition is cut anew.
     const std::string cut = to_string(checkpoint->cut());
     if ((options.partition.cut != "auto" && options.partition.cut != cut) ||
         (cut == "fold" && options.partition.groups != checkpoint->groups()))
@@ -395,7 +402,6 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   job.agree([&] {
     std::filesystem::path source = options.pretrained;
     if (checkpoint) {
-      checkpoint->require_dataset(*workspace.dataset);
       if (checkpoint->cut() != workspace.shard->cut().kind() ||
           checkpoint->groups() != workspace.shard->cut().groups())
         throw another_cut();
@@ -413,7 +419,6 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   lap("model");
   if (checkpoint) {
     job.agree([&] {
-      checkpoint->require_base(model.base());
       checkpoint->require_model(model);
       checkpoint->load_parameters(model);
     });

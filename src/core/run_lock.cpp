@@ -185,7 +185,8 @@ void RunLock::take_over(const std::string& seen) const {
   if (error == std::errc::no_such_file_or_directory) return;
   if (error) throw DataError("{}: cannot replace: {}", path_.string(), error.message());
   if (contents(aside) != seen) {
-    fs::rename(aside, path_, error);
+    // Another one's, who came first. Back, unless a third one's stands there by now.
+    if (link(aside.c_str(), path_.c_str()) == 0 || errno == EEXIST) fs::remove(aside, error);
     refuse();
   }
   fs::remove(aside, error);

@@ -309,7 +309,6 @@ void Job::write_recording(const char* reason, const std::string& message) const 
 }
 
 int Job::run(const std::function<void()>& body) {
-  Failure failure;
   try {
     body();
     return static_cast<int>(ExitCode::ok);
@@ -317,21 +316,31 @@ int Job::run(const std::function<void()>& body) {
     if (step_ >= 0) write_recording("agreed", error.what());
     return static_cast<int>(error.code());
   } catch (...) {
+    end_if_alone();
+    const Failure failure = current_failure();
+    print_error(failure.cause + (step_ < 0 ? "" : fmt::format(" (step {})", step_)));
+    return static_cast<int>(failure.code);
+  }
+}
+
+void Job::end_if_alone() {
+  if (world_->size() == 1) return;
+  Failure failure;
+  try {
+    throw;
+  } catch (const AgreedError&) {
+    return;
+  } catch (...) {
     failure = current_failure();
   }
   const int code = static_cast<int>(failure.code);
   const std::string step = step_ < 0 ? "" : fmt::format(", step {}", step_);
-  if (world_->size() == 1) {
-    print_error(failure.cause + (step_ < 0 ? "" : fmt::format(" (step {})", step_)));
-    return code;
-  }
   print_error(fmt::format("rank {} on {}{}: {}", world_->rank(), host_name(), step, failure.cause));
   write_recording("alone", failure.cause);
   if (life_)
     blocked(*recorder_, *life_, "abort", [&] { return MPI_Abort(MPI_COMM_WORLD, code); });
   else
     MPI_Abort(MPI_COMM_WORLD, code);
-  return code;
 }
 
 void Job::agree(const std::function<void()>& body) {

@@ -53,6 +53,10 @@ class Job {
   /// the whole job at once with that rank's own message. Returns the process' exit code.
   int run(const std::function<void()>& body);
 
+  /// For a catch block: a failure of this rank of several alone is told, and ends the job, at once,
+  /// before anything is waited for while the stack unwinds. Any other failure returns. Local.
+  void end_if_alone();
+
   /// Runs `body` on every rank; if it throws anywhere, every rank throws AgreedError, and rank 0
   /// has printed the message once (that of the lowest failing rank). `body` should be local: a rank
   /// that fails before one of its collectives leaves the others waiting. CommError passes as it is,

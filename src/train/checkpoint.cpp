@@ -1,6 +1,7 @@
 #include "train/checkpoint.hpp"
 
 #include <algorithm>
+#include <regex>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -48,15 +49,15 @@ std::vector<fs::path> steps_of(const fs::path& output) {
 /// Where file systems cannot swap names, replacing a step takes two renames (AtomicDirectory): a
 /// process that ended between them has left the older step as step-NNNNNN.old-PID.
 void complete_replacements(const fs::path& output) {
-  std::vector<fs::path> left;
+  static const std::regex replaced("(step-[0-9]{6,})\\.old-[0-9]+");
+  std::vector<std::string> names;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(output, error))
-    if (entry.path().filename().string().find(".old-") != std::string::npos)
-      left.push_back(entry.path());
-  for (const fs::path& old : left) {
-    const std::string name = old.filename().string();
-    const fs::path step = output / name.substr(0, name.find(".old-"));
-    if (is_step_name(step.filename().string()) && !path_exists(step)) fs::rename(old, step, error);
+    names.push_back(entry.path().filename().string());
+  for (const std::string& name : names) {
+    std::smatch match;
+    if (std::regex_match(name, match, replaced) && !path_exists(output / match[1].str()))
+      fs::rename(output / name, output / match[1].str(), error);
   }
 }
 
@@ -185,16 +186,14 @@ ResumePoint find_resume_point(const fs::path& output) {
 }
 
 void tidy_output(const fs::path& output, const std::vector<DamagedStep>& damaged) {
+  // As write_file, AtomicDirectory and delete_old_steps name what they have not finished.
+  static const std::regex unfinished(
+      "(step-[0-9]{6,}|LATEST|BEST|metrics\\.jsonl)\\.(tmp-.+-[0-9]+|tmp-old|old-[0-9]+)");
   std::error_code error;
   std::vector<fs::path> left;
-  for (const auto& entry : fs::directory_iterator(output, error)) {
-    const std::string name = entry.path().filename().string();
-    const bool ours = name.starts_with("step-") || name.starts_with("LATEST.") ||
-                      name.starts_with("BEST.") || name.starts_with("metrics.jsonl.");
-    if (ours &&
-        (name.find(".tmp-") != std::string::npos || name.find(".old-") != std::string::npos))
+  for (const auto& entry : fs::directory_iterator(output, error))
+    if (std::regex_match(entry.path().filename().string(), unfinished))
       left.push_back(entry.path());
-  }
   for (const fs::path& path : left) {
     fs::remove_all(path, error);
     if (error)
@@ -261,6 +260,8 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
     manifest_["base_model"].at("path").get<std::string>();
     manifest_.at("templates").get<std::string>();
     manifest_.at("bias_columns").get<bool>();
+    course_ = manifest_.value("course", nlohmann::json::object());  // older ones lack it
+    if (!course_.is_object()) throw DataError("{}: its course is not an object", manifest.string());
     check_file_names(manifest_["files"], manifest);
     for (const auto& [name, about] : manifest_["files"].items()) {
       const fs::path file = directory_ / name;
@@ -358,6 +359,13 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
   require("max_train_examples", "--max-train-examples", identity.max_train_examples);
   if (sampler.contains("groups_asked") && cut() != CutKind::none)
     require("groups_asked", "--graph.groups", identity.groups);
+  if (const nlohmann::json& type = course_.value("optim.type", nlohmann::json());
+      type.is_string() && type != identity.course.value("optim.type", type)) {
+    throw ConfigError(
+        "--resume: --optim.type was {} in {}, now {}: its moments would be lost; start a new "
+        "--output or give the old value",
+        type.get<std::string>(), directory_.string(), identity.course["optim.type"].dump());
+  }
   const AdapterSource stored = init_adapter();
   if (!identity.init_adapter.path.empty() &&
       identity.init_adapter.fingerprint != stored.fingerprint) {
@@ -367,6 +375,16 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
         identity.init_adapter.path, directory_.string(),
         stored.path.empty() ? "new adapters" : stored.path);
   }
+}
+
+std::vector<std::string> Checkpoint::changed_course(const nlohmann::json& course) const {
+  std::vector<std::string> changes;
+  for (const auto& [option, now] : course.items()) {
+    const auto stored = course_.find(option);
+    if (stored != course_.end() && *stored != now)
+      changes.push_back(fmt::format("--{} was {}, now {}", option, stored->dump(), now.dump()));
+  }
+  return changes;
 }
 
 void Checkpoint::require_model(const Recommender& model) const {

@@ -43,6 +43,8 @@ struct RunIdentity {
   std::int64_t batch_size = 0, block = 1, max_train_examples = 0;
   AdapterSource init_adapter = {};
   std::int64_t groups = 0;  ///< --graph.groups as asked for; without effect on a cut of none
+  /// Optimizer, schedule and stages by option. Of these only optim.type must be the same.
+  nlohmann::json course = nlohmann::json::object();
 };
 
 /// OUTPUT/step-NNNNNN.
@@ -103,7 +105,9 @@ class Checkpoint {
   void require_base(const HfCheckpoint& base) const;
   /// Throws ConfigError naming the first setting that differs from the run that wrote it.
   void require_identity(const RunIdentity& identity) const;
-  /// The same for the model's configuration and its prompt templates.
+  /// "--optim.lr was 0.001, now 0.1" of each option of the course that may change and does.
+  std::vector<std::string> changed_course(const nlohmann::json& course) const;
+  /// Like require_identity for the model's configuration and its prompt templates.
   void require_model(const Recommender& model) const;
   /// Copies the stored values, or this rank's slices of them, into the model's dense parameters.
   /// Throws DataError, ShapeError. Local.
@@ -113,7 +117,7 @@ class Checkpoint {
 
  private:
   std::filesystem::path directory_;
-  nlohmann::json manifest_;
+  nlohmann::json manifest_, course_;
 };
 
 }  // namespace graphlora

@@ -82,6 +82,7 @@ nlohmann::json make_manifest(Recommender& model, const TrainingState& state,
   }
   return {
       {"init_adapter", init_adapter},
+      {"course", identity.course},
       {"format", kCheckpointFormat},
       {"version", GRAPHLORA_VERSION},
       {"step", state.step},
@@ -146,10 +147,9 @@ CheckpointContents::CheckpointContents(Job& job, Recommender& model, Optimizer& 
   rank_ = grid.rank();
   ranks_ = grid.size();
   job.agree([&] { check_replicas_equal(*workspace.grid, model.parameters()); });
-  job.agree([&] {
-    embeddings_ =
-        copy_embeddings(workspace.world(), *workspace.map, workspace.shard->owned(), model.table());
-  });
+  // Its exchanges can't be agreed on: a rank that fails between them is alone.
+  embeddings_ =
+      copy_embeddings(workspace.world(), *workspace.map, workspace.shard->owned(), model.table());
   parameters_ = copy_parameters(grid, model.parameters());
   moments_ = copy_moments(grid, optimizer);
   if (rank_ != 0) return;

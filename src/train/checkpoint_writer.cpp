@@ -61,9 +61,15 @@ void CheckpointWriter::advance(std::int64_t done, std::int64_t failed) {
 void CheckpointWriter::publish() {
   contents_->write_manifest(directory_->path());
   if (options_.before_publishing) options_.before_publishing();
+  const auto check_lock = [&] {
+    if (options_.check_lock) options_.check_lock();
+  };
+  check_lock();
   directory_->commit();
+  check_lock();
   mark_latest(options_.output, step_);
   if (contents_->is_best()) mark_best(options_.output, step_);
+  check_lock();
   try {
     delete_old_steps(options_.output, options_.keep);
   } catch (const Error& error) {

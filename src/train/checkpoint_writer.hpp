@@ -23,8 +23,9 @@ class CheckpointWriter {
   struct Options {
     std::filesystem::path output;
     std::int64_t keep = 0;  ///< see delete_old_steps
-    /// Called by rank 0's thread before it renames; what it throws fails the save.
-    std::function<void()> before_publishing = {};
+    /// Of rank 0's thread; what they throw fails the save. The first throws where the output is
+    /// another run's by now, and is asked before every change of what others read.
+    std::function<void()> check_lock = {}, before_publishing = {};
   };
   /// One rank's part in the present stage.
   struct Status {

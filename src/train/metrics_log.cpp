@@ -14,10 +14,13 @@
 namespace graphlora {
 namespace {
 
+bool is_ours(const nlohmann::json& line) {
+  return line.is_object() && line.contains("step") && line["step"].is_number_integer();
+}
+
 /// Whether a line is of what the state has seen.
 bool belongs(const nlohmann::json& line, const TrainingState& state) {
-  if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer())
-    return false;
+  if (!is_ours(line)) return false;
   // A step is saved before it is validated, where a signal came between.
   return line["step"] <= (line.contains("split") ? state.evaluated_step : state.step);
 }
@@ -27,11 +30,21 @@ bool belongs(const nlohmann::json& line, const TrainingState& state) {
 MetricsLog::MetricsLog(const std::filesystem::path& path, const TrainingState& state)
     : path_(path) {
   std::string kept;
-  if (state.step > 0 && path_exists(path)) {
+  if (path_exists(path)) {
     std::ifstream old(path);
-    for (std::string line; std::getline(old, line);)
-      if (belongs(nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false), state))
-        kept += line + "\n";
+    std::int64_t number = 0;
+    for (std::string line; std::getline(old, line);) {
+      ++number;
+      const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+      // The last line may be the half of one.
+      if (state.step == 0 && !old.eof() && !is_ours(json)) {
+        throw DataError(
+            "{}:{}: was not written by this program; move the file away, or give "
+            "another --output",
+            path.string(), number);
+      }
+      if (belongs(json, state)) kept += line + "\n";
+    }
   }
   write_file(path, kept);
   size_ = static_cast<std::int64_t>(kept.size());
@@ -64,8 +77,8 @@ void MetricsLog::flush() {
 }
 
 void MetricsLog::sync() const {
-  // A failure shows with the next line.
-  if (fdatasync(file_) != 0) return;
+  if (fdatasync(file_) != 0)
+    throw DataError("{}: cannot sync: {}", path_.string(), std::strerror(errno));
 }
 
 void MetricsLog::require_complete() {

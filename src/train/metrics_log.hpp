@@ -12,7 +12,8 @@ namespace graphlora {
 class MetricsLog {
  public:
   /// Goes on from `state`: later lines, which the run writes again, are dropped, and so is what a
-  /// killed run left of a line. At step 0 the file starts empty. Throws DataError.
+  /// killed run left of a line. At step 0 the file starts empty. Throws DataError, also where it
+  /// was not a run's.
   MetricsLog(const std::filesystem::path& path, const TrainingState& state);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;
@@ -20,7 +21,8 @@ class MetricsLog {
 
   /// The first failure of several is a warning.
   void write(const nlohmann::ordered_json& line);
-  /// Brings what was written to the disk: before a step that it belongs to. For any thread.
+  /// Brings what was written to the disk: before a step that it belongs to. Throws DataError. For
+  /// any thread.
   void sync() const;
   /// Throws DataError if lines are missing in the file.
   void require_complete();

@@ -315,17 +315,16 @@ void print_time_table(Communicator& world,
   log::print(fmt::format("{}{}\n", table, advice));
 }
 
-}  // namespace
-
-TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
-                  const Checkpoint* checkpoint) {
+/// The loop. `writer` is the caller's, so that a failure is told before a save is waited for.
+TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
+                      const Checkpoint* checkpoint, std::optional<CheckpointWriter>& writer) {
   const Workspace& workspace = model.workspace();
   const Dataset& dataset = *workspace.dataset;
   Communicator& world = workspace.world();
   const bool root = world.rank() == 0;
 
   std::unique_ptr<Stepper> stepper;
-  std::unique_ptr<MetricsLog> metrics;
+  std::shared_ptr<MetricsLog> metrics;  // also of the save under way
   TrainResult result;
   {
     GraphMemory memory;
@@ -346,27 +345,26 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     if (const std::int64_t best = result.state.best_step;
         best >= 0 && std::filesystem::exists(step_directory(config.output, best)))
       mark_best(config.output, best);
-    metrics = std::make_unique<MetricsLog>(config.output / "metrics.jsonl", result.state);
+    metrics = std::make_shared<MetricsLog>(config.output / "metrics.jsonl", result.state);
   });
   require_gnn_fits(job, model, stepper->sampler());
   malloc_trim(0);  // what the start has left
   const std::int64_t steps =
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
-  const RunIdentity identity{config.seed,         config.batch_size,
-                             config.block,        config.max_train_examples,
-                             config.init_adapter, workspace.partition.groups};
+  const RunIdentity identity{
+      config.seed,         config.batch_size,          config.block,     config.max_train_examples,
+      config.init_adapter, workspace.partition.groups, course_of(config)};
   std::vector<std::int64_t> valid_rows;
   job.agree([&] {
     if (config.eval_every > 0) valid_rows = dataset.sample(Split::valid, config.eval_examples, 0);
   });
   std::int64_t saved_step = checkpoint != nullptr ? result.state.step : -1;
-  CheckpointWriter writer(job, world, {config.output, config.keep, [&] {
-                                         if (config.check_lock) config.check_lock();
-                                         metrics->sync();
-                                       }});
+  writer.emplace(job, world,
+                 CheckpointWriter::Options{config.output, config.keep, config.check_lock,
+                                           [metrics] { metrics->sync(); }});
   const auto save = [&] {
     if (saved_step == result.state.step) return;
-    writer.start(model, stepper->optimizer(), result.state, identity);
+    writer->start(model, stepper->optimizer(), result.state, identity);
     saved_step = result.state.step;
   };
 
@@ -426,10 +424,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     job.set_step(step);
     const auto step_start = Clock::now();
     const Communication before = communication_of(*workspace.grid);
-    const StepResult r = stepper->step(step, writer.status());
-    writer.advance(r.writers_done, r.writers_failed);
+    const StepResult r = stepper->step(step, writer->status());
+    writer->advance(r.writers_done, r.writers_failed);
     if (!r.divergence.empty()) {
-      writer.finish();
+      writer->finish();
       if (root) log::error("step {}: norms where training diverged\n{}", step, r.norms);
       job.agree([&] { throw DataError("{}", r.divergence); });
     }
@@ -467,7 +465,7 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
     log::info("no better validation AUC in {} evaluations: stopping early", config.patience);
   progress.finish();
   save();
-  writer.finish();
+  writer->finish();
   const at::Tensor memory = at::full({1}, proportional_set_bytes(), at::kLong);
   world.all_reduce(memory, ReduceOp::sum, Traffic::metrics).wait();
   if (root)
@@ -480,10 +478,41 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
                      seconds_since(start));
   }
   job.agree([&] {
-    writer.require_saved();
+    writer->require_saved();
     if (root) metrics->require_complete();
   });
   return result;
+}
+
+}  // namespace
+
+nlohmann::json course_of(const TrainConfig& config) {
+  const OptimizerConfig& optim = config.optimizer;
+  return {{"steps", config.steps},
+          {"train.stages", config.stages},
+          {"train.unknown-rate", config.unknown_rate},
+          {"optim.type", optim.type},
+          {"optim.lr", optim.lr},
+          {"optim.lr-lora", optim.lr_lora},
+          {"optim.lr-projector", optim.lr_projector},
+          {"optim.lr-gnn", optim.lr_gnn},
+          {"optim.lr-embedding", optim.lr_embedding},
+          {"optim.weight-decay", optim.weight_decay},
+          {"optim.schedule", config.schedule.kind},
+          {"optim.warmup", config.schedule.warmup},
+          {"optim.floor", config.schedule.floor},
+          {"optim.clip", config.clip}};
+}
+
+TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
+                  const Checkpoint* checkpoint) {
+  std::optional<CheckpointWriter> writer;
+  try {
+    return run_steps(job, model, config, checkpoint, writer);
+  } catch (...) {
+    job.end_if_alone();
+    throw;
+  }
 }
 
 }  // namespace graphlora

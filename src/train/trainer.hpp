@@ -37,6 +37,9 @@ struct TrainConfig {
   Schedule schedule;
 };
 
+/// Optimizer, schedule and stages, by option.
+nlohmann::json course_of(const TrainConfig& config);
+
 struct TrainResult {
   TrainingState state;
   bool interrupted = false;

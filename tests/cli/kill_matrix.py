@@ -3,7 +3,7 @@ interrupted and stopped at random moments.
 
 Each run is disturbed once by SIGKILL or SIGSTOP of one rank, or SIGUSR1 to the job, on 1, 2 or 4 ranks, while it
 starts, partitions, computes, evaluates or saves. It must end in time and by name, lose no more steps than
---save-every, leave nothing behind, continue with --resume, and end with the metrics and the tensors of the
+--save-every and those made while a step was being written, leave nothing behind, continue with --resume, and end with the metrics and the tensors of the
 undisturbed run on as many ranks, to the last bit.
 
 --report writes PREFIX.json (every run) and PREFIX.md (tables). Exits with 1 if a run did what it must not do.

@@ -240,6 +240,7 @@ TEST_F(ResumeTest, AnotherConfigurationIsRefusedByName) {
                                                    {"--prompt.history", "2"},
                                                    {"--precision", "fp64"},
                                                    {"--graph.cut", "none"},
+                                                   {"--optim.type", "sgd"},
                                                    {"--projector.middle", "5"},
                                                    {"--prompt.templates", at("other.txt")}};
   for (const auto& [option, value] : changes) {
@@ -250,7 +251,11 @@ TEST_F(ResumeTest, AnotherConfigurationIsRefusedByName) {
     EXPECT_NE(errors[0].find(option), std::string::npos) << errors[0];
     EXPECT_EQ(read_file(root() / "named" / "LATEST"), "step-000001\n");
   }
-  EXPECT_EQ(graphlora_run(base({"--steps", "2"})).code, 0);
+  // What may change is told.
+  const ProcessResult result = graphlora_run(base({"--steps", "2", "--optim.lr", "0.5"}));
+  EXPECT_EQ(result.code, 0);
+  for (const char* change : {"--steps was 1, now 2", "--optim.lr was 0.001, now 0.5"})
+    EXPECT_NE(result.err.find(change), std::string::npos) << change << ": " << result.err;
 }
 
 /// Options of a short run without validation, every step of which is saved.
@@ -310,6 +315,7 @@ TEST_F(ResumeTest, ADamagedStepIsPassedOver) {
       {"left by killed runs", [](const fs::path& r) {
          fs::create_directories(r / "step-000009.tmp-nowhere-1");
          write_file(r / "LATEST.tmp-nowhere-1", "x");
+         fs::create_directories(r / "step-000002.old-best");  // not by a run
        }}};
   for (const auto& [name, damage] : damages) {
     SCOPED_TRACE(name);
@@ -332,6 +338,7 @@ TEST_F(ResumeTest, ADamagedStepIsPassedOver) {
       EXPECT_EQ(file.find(".tmp-"), std::string::npos) << file;
       EXPECT_NE(file, "lock");
     }
+    EXPECT_EQ(fs::exists(root() / "hurt/step-000002.old-best"), name.starts_with("left"));
     // What is damaged is kept, under another name.
     EXPECT_EQ(fs::exists(root() / "hurt/step-000003.damaged"),
               !step_is_whole && name != "the step is gone");
@@ -439,6 +446,7 @@ TEST_F(ResumeTest, TheOldFormatIsRead) {
   manifest["format"] = 1;
   manifest.erase("checksum");
   manifest["sampler"].erase("groups_asked");
+  manifest.erase("course");
   write_json(root() / "old/step-000002/manifest.json", manifest);
   for (const char* run : {"new", "old"})
     ASSERT_EQ(graphlora_run(train(run, short_run(3, {"--resume"}))).code, 0);
@@ -457,6 +465,22 @@ TEST_F(ResumeTest, OtherWindowsAreRefusedBeforeThePartitionIsRebuilt) {
   Words again = windows;
   again.push_back("--resume");
   EXPECT_EQ(graphlora_run(train("windows", short_run(2, again))).code, 0);
+}
+
+TEST_F(ResumeTest, AnotherDatasetsPartitionIsLeftAlone) {
+  ASSERT_EQ(graphlora_run(train("mine", short_run(1))).code, 0);
+  write_file(root() / "other.csv", test::tiny_ratings(20, 10, 15));
+  ASSERT_EQ(graphlora_run(
+                {"prepare", "--input", at("other.csv"), "--format", "csv", "--output", at("other")})
+                .code,
+            0);
+  ASSERT_EQ(graphlora_run({"partition", "--data", at("other"), "--parts", "1"}).code, 0);
+  const auto before = listing(root() / "other");
+  const ProcessResult result =
+      graphlora_run(train("mine", short_run(2, {"--resume", "--data", at("other")})));
+  EXPECT_EQ(result.code, 3) << result.err;
+  EXPECT_NE(result.err.find("belongs to another dataset"), std::string::npos) << result.err;
+  EXPECT_EQ(listing(root() / "other"), before);
 }
 
 TEST_F(ResumeTest, ASecondRunIsRefused) {

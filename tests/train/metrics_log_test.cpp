@@ -31,6 +31,16 @@ TEST(MetricsLog, DropsWhatTheRunWritesAgain) {
   EXPECT_THROW(MetricsLog(directory / "none/m", {}), DataError);
 }
 
+TEST(MetricsLog, AForeignFileIsKept) {
+  if (world().rank() != 0) return;
+  const TemporaryDirectory directory;
+  for (const std::string text : {"{\"loss\":1}\n", "{\"step\":1}\nepoch 2\n{\"step\":3}\n"}) {
+    directory.write("m", text);
+    EXPECT_THROW(MetricsLog(directory / "m", {}), DataError);
+    EXPECT_EQ(read_file(directory / "m"), text);
+  }
+}
+
 TEST(MetricsLog, KeepsLinesUntilTheyCanBeWritten) {
   if (world().rank() != 0) return;
   const TemporaryDirectory directory;
