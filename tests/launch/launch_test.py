@@ -102,6 +102,15 @@ class LaunchTest(unittest.TestCase):
                 self.assertEqual((process.returncode, out), (5, "asked\n"))
                 self.assertIn("asked the ranks to stop", err)
 
+    def test_mpirun_keeps_what_comes_before_the_ranks(self):
+        # The script asks for the number of cores before it starts anything.
+        self.program("bin/mpirun", "echo started\n")
+        for name in ("TERM", "INT", "HUP", "USR1"):
+            with self.subTest(name):
+                self.program("bin/nproc", f"kill -{name} $PPID\nsleep 0.2\necho 2\n")
+                result = self.run_command(SOURCE / "launch/mpirun", "-np", 2, "true")
+                self.assertEqual((result.returncode, result.stdout), (5, ""), result.stderr)
+
     def test_a_failed_evaluation_is_not_done(self):
         shutil.copytree(SOURCE / "launch", self.scratch / "launch")
         (self.scratch / "run/quickstart/stamps").mkdir(parents=True)
