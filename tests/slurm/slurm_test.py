@@ -211,6 +211,10 @@ class SlurmTest(unittest.TestCase):
         path.chmod(0o755)
         return str(path)
 
+    def waits(self) -> str:
+        """The program, but for a first start that only waits for a signal."""
+        return self.program("waits", f'((${{SLURM_RESTART_COUNT:-0}})) || exec sleep 100\nexec "{BINARY}" "$@"\n')
+
     def warn(self, job: str):
         """What --signal=B:USR1@120 does, at once."""
         self.cluster.call("scancel", "--batch", "--signal=USR1", job)
@@ -354,6 +358,12 @@ class Interrupted(SlurmTest):
             self.assertIn("was interrupted; requeued (restart 1 of at most 100)", self.log(output))
         self.at_once(check, *LAUNCHERS)
 
+    def test_a_warning_before_the_ranks_are_there(self):
+        job = self.train("early", GRAPHLORA_BIN=self.waits(), GRAPHLORA_LAUNCHER="mpirun")
+        self.wait_for("the launch", lambda: ": train on " in self.log("early"))
+        self.warn(job)
+        self.assert_completed(job, "early", 1)
+
     def test_two_warnings_and_the_restart_limit(self):
         job = self.train("limited", GRAPHLORA_MAX_RESTARTS="1")
         first = self.wait_for_save("limited")
@@ -461,9 +471,7 @@ class TimeLimit(SlurmTest):
                      self.ends_what_cannot_be_continued)
 
     def warned(self):
-        # The first start only waits for it.
-        waits = self.program("waits", f'((${{SLURM_RESTART_COUNT:-0}})) || exec sleep 100\nexec "{BINARY}" "$@"\n')
-        job = self.train("late", "--signal=B:USR1@1", "--time=1", GRAPHLORA_BIN=waits)
+        job = self.train("late", "--signal=B:USR1@1", "--time=1", GRAPHLORA_BIN=self.waits())
         self.assert_completed(job, "late", 1, limit=300)
         self.assertIn("USR1: asking the ranks to save and to end", self.log("late"))
         self.assertIn("was asked to stop (code 138); requeued", self.log("late"))
