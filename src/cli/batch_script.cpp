@@ -84,7 +84,7 @@ OptionTable::Check module_names(const std::vector<std::string>& names) {
 }
 
 /// A shell word that stands for `text` itself.
-std::string quoted(const std::string& text) {
+std::string shell_word(const std::string& text) {
   std::string out = "'";
   for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
@@ -92,7 +92,7 @@ std::string quoted(const std::string& text) {
 
 /// Its value, unless the environment of the job has another.
 std::string setting(const char* name, const std::string& value) {
-  return fmt::format("{0}=${{{0}:-{1}}}\n", name, quoted(value));
+  return fmt::format("{0}=${{{0}:-{1}}}\n", name, shell_word(value));
 }
 
 void check(const BatchJob& job) {
@@ -247,7 +247,7 @@ std::string batch_script(const BatchJob& job, const std::string& program) {
   out += setting("GRAPHLORA_LAUNCHER", launcher);
   out += setting("GRAPHLORA_SRUN_ARGS", job.srun_options);
   // Whatever the environment says of srun, the program is in the image.
-  if (!image.empty()) out += fmt::format("GRAPHLORA_SRUN_ARGS+={}\n", quoted(image));
+  if (!image.empty()) out += fmt::format("GRAPHLORA_SRUN_ARGS+={}\n", shell_word(image));
   out += setting("GRAPHLORA_MPIRUN_ARGS", job.mpirun_options);
   out += setting("GRAPHLORA_MAX_RESTARTS", fmt::format("{}", job.max_restarts));
   return out + "\n" + kBatchScriptBody;

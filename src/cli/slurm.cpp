@@ -113,9 +113,10 @@ class MemoryFile {
 
 /// Whether the script sets it: one of the user's shell would reach the job and win over the flags.
 bool is_set_by_script(const std::string& variable) {
-  constexpr std::array kNames{"GRAPHLORA_BIN",         "GRAPHLORA_COMMAND",   "GRAPHLORA_ARGS",
-                              "GRAPHLORA_LAUNCHER",    "GRAPHLORA_SRUN_ARGS", "GRAPHLORA_MPIRUN_ARGS",
-                              "GRAPHLORA_CONTAINER",   "GRAPHLORA_MAX_RESTARTS"};
+  constexpr std::array kNames{"GRAPHLORA_BIN",       "GRAPHLORA_COMMAND",
+                              "GRAPHLORA_ARGS",      "GRAPHLORA_LAUNCHER",
+                              "GRAPHLORA_SRUN_ARGS", "GRAPHLORA_MPIRUN_ARGS",
+                              "GRAPHLORA_CONTAINER", "GRAPHLORA_MAX_RESTARTS"};
   const std::string_view name = std::string_view(variable).substr(0, variable.find('='));
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }

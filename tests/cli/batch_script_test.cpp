@@ -118,8 +118,8 @@ std::string setting_of(const std::string& script, const std::string& name,
 }
 
 TEST(BatchScript, TheEnvironmentCannotTakeTheImageAway) {
-  const std::string script = script_of({"--container", "enroot", "--image", "/i.sqsh",
-                                        "--srun-options", "--cpu-bind=cores"});
+  const std::string script = script_of(
+      {"--container", "enroot", "--image", "/i.sqsh", "--srun-options", "--cpu-bind=cores"});
   EXPECT_EQ(setting_of(script, "GRAPHLORA_SRUN_ARGS", {"GRAPHLORA_SRUN_ARGS=--cpu-bind=none"}),
             "--cpu-bind=none --container-image=/i.sqsh ");
   EXPECT_EQ(setting_of(script, "GRAPHLORA_SRUN_ARGS", {"-u", "GRAPHLORA_SRUN_ARGS"}),
