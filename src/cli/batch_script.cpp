@@ -84,7 +84,7 @@ OptionTable::Check module_names(const std::vector<std::string>& names) {
 }
 
 /// A shell word that stands for `text` itself.
-std::string quoted(const std::string& text) {
+std::string shell_word(const std::string& text) {
   std::string out = "'";
   for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
@@ -92,7 +92,7 @@ std::string quoted(const std::string& text) {
 
 /// Its value, unless the environment of the job has another.
 std::string setting(const char* name, const std::string& value) {
-  return fmt::format("{0}=${{{0}:-{1}}}\n", name, quoted(value));
+  return fmt::format("{0}=${{{0}:-{1}}}\n", name, shell_word(value));
 }
 
 void check(const BatchJob& job) {
@@ -230,7 +230,7 @@ std::string batch_script(const BatchJob& job, const std::string& program) {
   // The job's output is the command's result.
   if (!job.prologue.empty()) out += fmt::format("{{\n{}\n}} >&2\n", job.prologue);
 
-  std::string srun_options = job.srun_options, launcher = job.launcher, own = program;
+  std::string launcher = job.launcher, own = program, image;
   if (job.container == "apptainer") {
     own = "graphlora";
     out += setting("GRAPHLORA_CONTAINER",
@@ -239,13 +239,15 @@ std::string batch_script(const BatchJob& job, const std::string& program) {
   } else if (job.container == "enroot") {
     own = "graphlora";
     launcher = "srun";
-    srun_options += fmt::format(" --container-image={} {}", job.image, job.container_options);
+    image = fmt::format(" --container-image={} {}", job.image, job.container_options);
   }
   out += setting("GRAPHLORA_BIN", job.program.empty() ? own : job.program);
   out += setting("GRAPHLORA_COMMAND", job.command);
   out += setting("GRAPHLORA_ARGS", job.arguments);
   out += setting("GRAPHLORA_LAUNCHER", launcher);
-  out += setting("GRAPHLORA_SRUN_ARGS", srun_options);
+  out += setting("GRAPHLORA_SRUN_ARGS", job.srun_options);
+  // Whatever the environment says of srun, the program is in the image.
+  if (!image.empty()) out += fmt::format("GRAPHLORA_SRUN_ARGS+={}\n", shell_word(image));
   out += setting("GRAPHLORA_MPIRUN_ARGS", job.mpirun_options);
   out += setting("GRAPHLORA_MAX_RESTARTS", fmt::format("{}", job.max_restarts));
   return out + "\n" + kBatchScriptBody;

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
@@ -110,11 +111,22 @@ class MemoryFile {
   int file_;
 };
 
+/// Whether the script sets it: one of the user's shell would reach the job and win over the flags.
+bool is_set_by_script(const std::string& variable) {
+  constexpr std::array kNames{"GRAPHLORA_BIN",       "GRAPHLORA_COMMAND",
+                              "GRAPHLORA_ARGS",      "GRAPHLORA_LAUNCHER",
+                              "GRAPHLORA_SRUN_ARGS", "GRAPHLORA_MPIRUN_ARGS",
+                              "GRAPHLORA_CONTAINER", "GRAPHLORA_MAX_RESTARTS"};
+  const std::string_view name = std::string_view(variable).substr(0, variable.find('='));
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
 /// Hands the script to sbatch; the job's number.
 std::string submit(const std::string& script) {
   const MemoryFile input("script"), output("number");
   input.write(script);
   std::vector<std::string> words{"sbatch", "--parsable"}, environment = initial_environment();
+  std::erase_if(environment, is_set_by_script);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, input.number(), STDIN_FILENO);

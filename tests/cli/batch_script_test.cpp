@@ -101,9 +101,29 @@ TEST(BatchScript, ContainersGoInFrontOfTheProgram) {
       "GRAPHLORA_CONTAINER=${GRAPHLORA_CONTAINER:-'apptainer exec --nv --bind /scratch /i.sif'}"));
   EXPECT_TRUE(has_line(apptainer, "GRAPHLORA_BIN=${GRAPHLORA_BIN:-'graphlora'}"));
   const std::string enroot = script_of({"--container", "enroot", "--image", "/i.sqsh"});
-  EXPECT_TRUE(has_line(
-      enroot, "GRAPHLORA_SRUN_ARGS=${GRAPHLORA_SRUN_ARGS:-' --container-image=/i.sqsh '}"));
+  EXPECT_TRUE(has_line(enroot, "GRAPHLORA_SRUN_ARGS+=' --container-image=/i.sqsh '"));
   EXPECT_TRUE(has_line(enroot, "GRAPHLORA_LAUNCHER=${GRAPHLORA_LAUNCHER:-'srun'}"));
+}
+
+/// What the settings of a script become in an environment: NAME, where `variables` are set.
+std::string setting_of(const std::string& script, const std::string& name,
+                       std::vector<std::string> variables) {
+  const TemporaryDirectory folder;
+  const std::string path =
+      folder.write("x.sh", script.substr(0, script.find("# ---- From here on")) + "printf %s \"$" +
+                               name + "\"\n");
+  variables.insert(variables.begin(), "env");
+  variables.insert(variables.end(), {"bash", path});
+  return run_process(variables).out;
+}
+
+TEST(BatchScript, TheEnvironmentCannotTakeTheImageAway) {
+  const std::string script = script_of(
+      {"--container", "enroot", "--image", "/i.sqsh", "--srun-options", "--cpu-bind=cores"});
+  EXPECT_EQ(setting_of(script, "GRAPHLORA_SRUN_ARGS", {"GRAPHLORA_SRUN_ARGS=--cpu-bind=none"}),
+            "--cpu-bind=none --container-image=/i.sqsh ");
+  EXPECT_EQ(setting_of(script, "GRAPHLORA_SRUN_ARGS", {"-u", "GRAPHLORA_SRUN_ARGS"}),
+            "--cpu-bind=cores --container-image=/i.sqsh ");
 }
 
 TEST(BatchScript, QuotesWhatTheShellReads) {
@@ -112,13 +132,9 @@ TEST(BatchScript, QuotesWhatTheShellReads) {
       script, R"(GRAPHLORA_ARGS=${GRAPHLORA_ARGS:-'--data '\''a b'\'' --seed $(reboot)'})"));
   EXPECT_TRUE(has_line(script, R"(GRAPHLORA_BIN=${GRAPHLORA_BIN:-'/opt/it'\''s/graphlora'})"));
   // What bash reads is what was given.
-  const TemporaryDirectory folder;
-  const std::string path =
-      folder.write("x.sh", script.substr(0, script.find("# ---- From here on")) +
-                               "printf '%s|%s' \"$GRAPHLORA_ARGS\" \"$GRAPHLORA_BIN\"\n");
-  const ProcessResult result = run_process({"env", "-u", "GRAPHLORA_ARGS", "bash", path});
-  EXPECT_EQ(result.out, "--data 'a b' --seed $(reboot)|/opt/it's/graphlora");
-  EXPECT_EQ(result.err, "");
+  EXPECT_EQ(setting_of(script, "GRAPHLORA_ARGS", {"-u", "GRAPHLORA_ARGS"}),
+            "--data 'a b' --seed $(reboot)");
+  EXPECT_EQ(setting_of(script, "GRAPHLORA_BIN", {"-u", "GRAPHLORA_BIN"}), "/opt/it's/graphlora");
 }
 
 TEST(BatchScript, NothingCanEndALineOrAWord) {

@@ -102,6 +102,26 @@ class LaunchTest(unittest.TestCase):
                 self.assertEqual((process.returncode, out), (5, "asked\n"))
                 self.assertIn("asked the ranks to stop", err)
 
+    def test_mpirun_keeps_what_comes_before_the_ranks(self):
+        # The script asks for the number of cores before it starts anything.
+        self.program("bin/mpirun", "echo started\n")
+        for name in ("TERM", "INT", "HUP", "USR1"):
+            with self.subTest(name):
+                self.program("bin/nproc", f"kill -{name} $PPID\nsleep 0.2\necho 2\n")
+                result = self.run_command(SOURCE / "launch/mpirun", "-np", 2, "true")
+                self.assertEqual((result.returncode, result.stdout), (5, ""), result.stderr)
+
+    def test_mpirun_repeats_what_it_may_have_lost(self):
+        self.program("bin/mpirun", "trap '' USR1\necho ready\nsleep 1\ntrap 'exit 5' USR1\n"
+                     "for ((i = 0; i < 300; ++i)); do sleep 0.05; done\n")
+        with subprocess.Popen([SOURCE / "launch/mpirun", "-np", "2", "true"], text=True, env=self.environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            self.assertEqual(process.stdout.readline(), "ready\n")
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 5, err)
+        self.assertEqual(err.count("asked the ranks to stop"), 1)
+
     def test_a_failed_evaluation_is_not_done(self):
         shutil.copytree(SOURCE / "launch", self.scratch / "launch")
         (self.scratch / "run/quickstart/stamps").mkdir(parents=True)

@@ -5,6 +5,7 @@ Needs root, Debian's slurm-wlm and munge, and Open MPI; where something is missi
 KEEP=1 keeps the scratch folder.
 """
 
+import concurrent.futures
 import csv
 import functools
 import json
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -30,6 +32,10 @@ MODEL = SOURCE / "tests" / "golden" / "tiny_llama"
 # Fields of metrics.jsonl that must be the same whatever happened in between.
 SAME = ("step", "loss", "lr", "grad_norm", "graph_ratio", "examples", "tokens")
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
+LAUNCHERS = ("srun", "mpirun")
+# States that a job stays in; SIGNALING, STOPPED and the like pass.
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL",
+         "DEADLINE")
 
 
 def why_not() -> str:
@@ -163,10 +169,17 @@ class SlurmTest(unittest.TestCase):
                 str(STEPS), "--batch-size", "8", "--save-every", str(SAVE_EVERY), "--keep", "2", "--eval-every", "0",
                 "--prompt.history", "3", "--device", "cpu", *more]
 
+    one_reference = threading.Lock()
+
     @classmethod
-    @functools.cache
     def undisturbed(cls, *more) -> pathlib.Path:
         """The output of the same training on two ranks without Slurm."""
+        with cls.one_reference:
+            return cls.run_undisturbed(*more)
+
+    @classmethod
+    @functools.cache
+    def run_undisturbed(cls, *more) -> pathlib.Path:
         output = f"undisturbed{'-'.join(more)}"
         subprocess.run([SOURCE / "launch/mpirun", "-np", "2", BINARY, "train", *cls.train_words(output, *more)],
                        check=True, capture_output=True, cwd=cls.work, env=cls.environment)
@@ -185,6 +198,33 @@ class SlurmTest(unittest.TestCase):
         return self.submit("sbatch", "--parsable", f"--output={output}.log", *TWO_NODES, *options,
                            SCRIPTS / "train.sbatch", **variables)
 
+    def at_once(self, check, *cases):
+        """check(case) for all cases at the same time, for most of it is waiting for Slurm."""
+        with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+            for result in [pool.submit(check, case) for case in cases]:
+                result.result()
+
+    def program(self, name: str, text: str) -> str:
+        """A program for GRAPHLORA_BIN."""
+        path = self.scratch / name
+        path.write_text(f"#!/usr/bin/env bash\n{text}")
+        path.chmod(0o755)
+        return str(path)
+
+    def waits(self) -> str:
+        """The program, but for a first start that only waits for a signal."""
+        return self.program("waits", f'((${{SLURM_RESTART_COUNT:-0}})) || exec sleep 100\nexec "{BINARY}" "$@"\n')
+
+    def warn(self, job: str):
+        """What --signal=B:USR1@120 does, at once."""
+        self.cluster.call("scancel", "--batch", "--signal=USR1", job)
+
+    def site(self) -> pathlib.Path:
+        path = self.work / "site.ini"
+        path.write_text("partition = test\nnodes = 2\ntasks-per-node = 1\ntime = 10:00\ngpus-per-node = 2\n"
+                        "gpu-request = gres\nlog = site.log\nprologue = \"echo prologue on $SLURMD_NODENAME\"\n")
+        return path
+
     def record(self, job: str) -> dict:
         text = self.cluster.call("scontrol", "--oneliner", "show", "job", job).splitlines()[0]
         return dict(re.findall(r"(\S+?)=(\S*)", text))
@@ -202,7 +242,7 @@ class SlurmTest(unittest.TestCase):
     def wait_for_end(self, job: str, limit=180) -> dict:
         def ended():
             record = self.record(job)
-            return record if record["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING") else None
+            return record if record["JobState"] in ENDED else None
         return self.wait_for(f"job {job} to end", ended, limit)
 
     def wait_for_save(self, output: str, after=-1) -> int:
@@ -216,7 +256,8 @@ class SlurmTest(unittest.TestCase):
         return self.wait_for(f"{output} to save", saved)
 
     def log(self, output: str) -> str:
-        return (self.work / f"{output}.log").read_text(errors="replace")
+        path = self.work / f"{output}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def metrics(self, output: pathlib.Path) -> list:
         with (output / "metrics.jsonl").open() as file:
@@ -242,14 +283,14 @@ class Submit(SlurmTest):
     """Jobs that nothing happens to, and those that can't run."""
 
     def test_two_nodes_by_srun_and_by_mpirun(self):
-        for launcher in ("auto", "mpirun"):
-            with self.subTest(launcher):
-                output = f"plain-{launcher}"
-                job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
-                self.assert_completed(job, output, 0)
-                log = self.log(output)
-                self.assertIn(", 2 task(s), srun" if launcher == "auto" else ", 2 task(s), mpirun", log)
-                self.assertRegex(log, r"ranks 0 on n[1-4], 1 on n[1-4]: cpu, cores? [0-9]")
+        def check(launcher):
+            output = f"plain-{launcher}"
+            job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
+            self.assert_completed(job, output, 0)
+            log = self.log(output)
+            self.assertIn(", 2 task(s), srun" if launcher == "auto" else ", 2 task(s), mpirun", log)
+            self.assertRegex(log, r"ranks 0 on n[1-4], 1 on n[1-4]: cpu, cores? [0-9]")
+        self.at_once(check, "auto", "mpirun")
 
     def test_words_are_read_as_a_shell_reads_them(self):
         output = "it's \"quoted\" $HOME"
@@ -264,21 +305,22 @@ class Submit(SlurmTest):
         (kept / "step-000001").mkdir(parents=True)
         (kept / "LATEST").write_text("step-000001\n")
         arguments = " ".join(self.train_words("kept"))
-        for variables, said in [
-                ({"GRAPHLORA_MAX_RESTARTS": "0"}, "GRAPHLORA_MAX_RESTARTS='0': must be a number from 1 on"),
-                ({"GRAPHLORA_MAX_RESTARTS": "-3"}, "GRAPHLORA_MAX_RESTARTS='-3': must be"),
-                ({"GRAPHLORA_BIN": "/nonexistent/graphlora"}, "there is no program '/nonexistent/graphlora'"),
-                ({"GRAPHLORA_LAUNCHER": "ssh"}, "must be auto, srun or mpirun"),
-                ({"GRAPHLORA_ARGS": "--output 'kept"}, "GRAPHLORA_ARGS: an unmatched quote"),
-                ({"GRAPHLORA_SWEEP": "sweep.txt"}, "GRAPHLORA_SWEEP is for array jobs")]:
+        cases = [
+            ({"GRAPHLORA_MAX_RESTARTS": "0"}, "GRAPHLORA_MAX_RESTARTS='0': must be a number from 1 on"),
+            ({"GRAPHLORA_MAX_RESTARTS": "-3"}, "GRAPHLORA_MAX_RESTARTS='-3': must be"),
+            ({"GRAPHLORA_BIN": "/nonexistent/graphlora"}, "there is no program '/nonexistent/graphlora'"),
+            ({"GRAPHLORA_LAUNCHER": "ssh"}, "must be auto, srun or mpirun"),
+            ({"GRAPHLORA_ARGS": "--output 'kept"}, "GRAPHLORA_ARGS: an unmatched quote"),
+            ({"GRAPHLORA_SWEEP": "sweep.txt"}, "GRAPHLORA_SWEEP is for array jobs")]
+        jobs = [self.submit("sbatch", "--parsable", f"--output=wrong-{number}.log", SCRIPTS / "train.sbatch",
+                            **{"GRAPHLORA_ARGS": arguments, **variables})
+                for number, (variables, _) in enumerate(cases)]
+        for number, (job, (_, said)) in enumerate(zip(jobs, cases)):
             with self.subTest(said):
-                (self.work / "wrong.log").unlink(missing_ok=True)
-                job = self.submit("sbatch", "--parsable", "--output=wrong.log", SCRIPTS / "train.sbatch",
-                                  **{"GRAPHLORA_ARGS": arguments, **variables})
                 record = self.wait_for_end(job)
                 self.assertEqual((record["JobState"], record["ExitCode"], record["Restarts"]), ("FAILED", "2:0", "0"))
-                self.assertIn(said, self.log("wrong"))
-                self.assertEqual(sorted(path.name for path in kept.iterdir()), ["LATEST", "step-000001"])
+                self.assertIn(said, self.log(f"wrong-{number}"))
+        self.assertEqual(sorted(path.name for path in kept.iterdir()), ["LATEST", "step-000001"])
 
     def test_a_run_that_fails_at_once_is_not_requeued(self):
         job = self.train("at-once", more=("--optim.lr", "fast"))
@@ -307,106 +349,169 @@ class Interrupted(SlurmTest):
     """Signals: the run saves, goes back into the queue and ends as if nothing had happened."""
 
     def test_the_warning_before_the_time_limit(self):
-        # What --signal=B:USR1@120 does, at once.
-        for launcher in ("srun", "mpirun"):
-            with self.subTest(launcher):
-                output = f"warned-{launcher}"
-                job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
-                self.wait_for_save(output)
-                self.cluster.call("scancel", "--batch", "--signal=USR1", job)
-                self.assert_completed(job, output, 1)
-                self.assertIn("was interrupted; requeued (restart 1 of at most 100)", self.log(output))
+        def check(launcher):
+            output = f"warned-{launcher}"
+            job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
+            self.wait_for_save(output)
+            self.warn(job)
+            self.assert_completed(job, output, 1)
+            self.assertIn("was interrupted; requeued (restart 1 of at most 100)", self.log(output))
+        self.at_once(check, *LAUNCHERS)
+
+    def test_a_warning_before_the_ranks_are_there(self):
+        job = self.train("early", GRAPHLORA_BIN=self.waits(), GRAPHLORA_LAUNCHER="mpirun")
+        self.wait_for("the launch", lambda: ": train on " in self.log("early"))
+        self.warn(job)
+        self.assert_completed(job, "early", 1)
 
     def test_two_warnings_and_the_restart_limit(self):
         job = self.train("limited", GRAPHLORA_MAX_RESTARTS="1")
         first = self.wait_for_save("limited")
-        self.cluster.call("scancel", "--batch", "--signal=USR1", job)
+        self.warn(job)
         self.wait_for("the restart", lambda: self.record(job)["Restarts"] == "1")
         self.wait_for_save("limited", after=first + SAVE_EVERY)
-        self.cluster.call("scancel", "--batch", "--signal=USR1", job)
+        self.warn(job)
         record = self.wait_for_end(job)
         self.assertEqual((record["JobState"], record["ExitCode"], record["Restarts"]), ("FAILED", "5:0", "1"))
         self.assertIn("not requeued after 1 restarts (GRAPHLORA_MAX_RESTARTS)", self.log("limited"))
         # What it has saved stands, and a person may go on.
         self.assert_completed(self.train("limited"), "limited", 0)
 
-    def test_scancel_ends_it_for_good(self):
-        for launcher in ("srun", "mpirun"):
-            with self.subTest(launcher):
-                output = f"cancelled-{launcher}"
-                job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
-                self.wait_for_save(output)
-                self.cluster.call("scancel", job)
-                record = self.wait_for_end(job)
-                self.assertEqual((record["JobState"], record["Restarts"]), ("CANCELLED", "0"))
-                time.sleep(1)
-                self.assertEqual(self.record(job)["JobState"], "CANCELLED")
-                self.assertLess(len(self.metrics(self.work / output)), STEPS)
-                self.assert_completed(self.train(output), output, 0)
-
     def test_the_second_signal_ends_ranks_that_do_not_stop(self):
-        deaf = self.scratch / "deaf"
-        deaf.write_text("#!/usr/bin/env bash\n((${SLURM_RESTART_COUNT:-0})) && exit\n"
-                        "trap '' USR1\necho ready\nexec sleep 100\n")
-        deaf.chmod(0o755)
-        for launcher in ("srun", "mpirun"):
-            with self.subTest(launcher):
-                output = f"deaf-{launcher}"
-                job = self.train(output, GRAPHLORA_BIN=str(deaf), GRAPHLORA_LAUNCHER=launcher)
-                self.wait_for("the ranks", lambda: (self.work / f"{output}.log").exists() and
-                              self.log(output).count("ready") == 2)
-                for said in ("asking the ranks to save", "USR1: ending the ranks"):
-                    self.cluster.call("scancel", "--batch", "--signal=USR1", job)
-                    self.wait_for(said, lambda: said in self.log(output))
-                record = self.wait_for_end(job)
-                self.assertEqual((record["JobState"], record["Restarts"]), ("COMPLETED", "1"), self.log(output))
-                self.assertIn("was asked to stop", self.log(output))
+        deaf = self.program("deaf", "((${SLURM_RESTART_COUNT:-0})) && exit\ntrap '' USR1\necho ready\nexec sleep 100\n")
 
-    def test_slurm_may_refuse_to_requeue(self):
-        job = self.train("refused", "--no-requeue")
-        self.wait_for_save("refused")
-        self.cluster.call("scancel", "--batch", "--signal=USR1", job)
-        record = self.wait_for_end(job)
-        self.assertEqual((record["JobState"], record["ExitCode"]), ("FAILED", "5:0"))
-        self.assertIn("Slurm refuses to requeue it", self.log("refused"))
+        def check(launcher):
+            output = f"deaf-{launcher}"
+            job = self.train(output, GRAPHLORA_BIN=deaf, GRAPHLORA_LAUNCHER=launcher)
+            self.wait_for("the ranks", lambda: self.log(output).count("ready") == 2)
+            for said in ("asking the ranks to save", "USR1: ending the ranks"):
+                self.warn(job)
+                self.wait_for(said, lambda said=said: said in self.log(output))
+            record = self.wait_for_end(job)
+            self.assertEqual((record["JobState"], record["Restarts"]), ("COMPLETED", "1"), self.log(output))
+            self.assertIn("was asked to stop", self.log(output))
+        self.at_once(check, *LAUNCHERS)
+
+    def test_stops_for_good_after_a_save(self):
+        # Slurm may be told so at the submission or later.
+        def check(told):
+            output = f"for-good-{told}"
+            job = self.train(output, *(["--no-requeue"] if told == "early" else []))
+            self.wait_for_save(output)
+            if told == "late":
+                self.cluster.call("scontrol", "update", f"JobId={job}", "Requeue=0")
+            self.warn(job)
+            record = self.wait_for_end(job)
+            self.assertEqual((record["JobState"], record["ExitCode"]), ("FAILED", "5:0"))
+            self.assertIn("Slurm refuses to requeue it", self.log(output))
+        self.at_once(check, "early", "late")
+
+    def test_starts_that_save_nothing_are_not_repeated_for_ever(self):
+        ready = self.program("ready", "echo ready\nexec sleep 100\n")
+
+        def check(saved):
+            output = f"idle-{saved}"
+            if saved:
+                job = self.train(output, "--no-requeue")
+                self.wait_for_save(output)
+                self.warn(job)
+                self.wait_for_end(job)
+            job = self.train(output, GRAPHLORA_BIN=ready)
+            for start in (1, 2, 3):
+                self.wait_for("the ranks", lambda start=start: self.log(output).count("ready\n") == 2 * start)
+                self.warn(job)
+            record = self.wait_for_end(job)
+            self.assertEqual((record["JobState"], record["Restarts"]), ("FAILED", "2"), self.log(output))
+            self.assertIn("not requeued, since 3 starts in a row saved no step", self.log(output))
+            self.assert_completed(self.train(output), output, 0)
+        self.at_once(check, False, True)
+
+
+class Ended(SlurmTest):
+    """What ends all processes of a job at once."""
+
+    def test_by_scancel_for_good(self):
+        def check(launcher):
+            output = f"cancelled-{launcher}"
+            job = self.end(output, launcher, "scancel")
+            record = self.wait_for_end(job)
+            self.assertEqual((record["JobState"], record["Restarts"]), ("CANCELLED", "0"))
+            self.assert_saved(output, launcher)
+            self.assertEqual(self.record(job)["JobState"], "CANCELLED")
+            self.assertLess(len(self.metrics(self.work / output)), STEPS)
+            self.assert_completed(self.train(output), output, 0)
+        self.at_once(check, *LAUNCHERS)
 
     def test_requeued_by_the_operator(self):
-        job = self.train("requeued")
-        self.wait_for_save("requeued")
-        self.cluster.call("scontrol", "requeue", job)
-        self.assert_completed(job, "requeued", 1)
+        def check(launcher):
+            output = f"requeued-{launcher}"
+            job = self.end(output, launcher, "scontrol", "requeue")
+            self.assert_completed(job, output, 1)
+            self.assert_saved(output, launcher)
+        self.at_once(check, *LAUNCHERS)
 
-    def test_slurm_warns_of_the_time_limit(self):
-        # It does so half a minute early and looks every half minute: the first start only waits for it.
-        waits = self.scratch / "waits"
-        waits.write_text('#!/usr/bin/env bash\n((${SLURM_RESTART_COUNT:-0})) || exec sleep 100\n'
-                         f'exec "{BINARY}" "$@"\n')
-        waits.chmod(0o755)
-        job = self.train("late", "--signal=B:USR1@1", "--time=1", GRAPHLORA_BIN=str(waits))
-        self.assert_completed(job, "late", 1, limit=240)
+    def end(self, output: str, launcher: str, *words) -> str:
+        job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
+        self.wait_for_save(output)
+        self.cluster.call(*words, job)
+        return job
+
+    def assert_saved(self, output: str, launcher: str):
+        """Ranks of srun have ended by themselves, and 5 says that they have saved; mpirun kills them."""
+        said = re.compile(r"ended from outside \(code (\d+)\)")
+        code = self.wait_for("the script to end", lambda: said.search(self.log(output)))
+        self.assertEqual(code[1] == "5", launcher == "srun", self.log(output))
+
+
+class TimeLimit(SlurmTest):
+    """Slurm's own warning and end. It looks every half minute, and knows no limit under a minute."""
+
+    def test_all(self):
+        self.at_once(lambda check: check(), self.warned, lambda: self.ends("srun"), lambda: self.ends("mpirun"),
+                     self.ends_what_cannot_be_continued)
+
+    def warned(self):
+        job = self.train("late", "--signal=B:USR1@1", "--time=1", GRAPHLORA_BIN=self.waits())
+        self.assert_completed(job, "late", 1, limit=300)
         self.assertIn("USR1: asking the ranks to save and to end", self.log("late"))
         self.assertIn("was asked to stop (code 138); requeued", self.log("late"))
+
+    def ends(self, launcher: str):
+        # As ranks that still save when the time is up, for longer than Slurm waits.
+        hangs = self.program(f"hangs-{launcher}", f'((${{SLURM_RESTART_COUNT:-0}})) && exec "{BINARY}" "$@"\n'
+                             "trap '' TERM USR1\nwhile kill -0 $PPID; do sleep 1; done\n")
+        output = f"over-{launcher}"
+        job = self.train(output, "--signal=B:USR1@1", "--time=1", GRAPHLORA_BIN=hangs, GRAPHLORA_LAUNCHER=launcher)
+        self.assert_completed(job, output, 1, limit=300)
+        self.assertIn("reached its time limit; requeued", self.log(output))
+
+    def ends_what_cannot_be_continued(self):
+        job = self.train("pretrain", "--time=1", GRAPHLORA_COMMAND="pretrain",
+                         GRAPHLORA_BIN=self.program("sleeps", "exec sleep 300\n"))
+        record = self.wait_for_end(job, limit=300)
+        self.assertEqual((record["JobState"], record["Restarts"]), ("TIMEOUT", "0"))
+        said = "reached its time limit, and pretrain can't be continued: not requeued"
+        self.wait_for(said, lambda: said in self.log("pretrain"), limit=20)
 
 
 class Preempted(SlurmTest):
     """A job of another partition takes the nodes away."""
 
-    def preempt(self, output: str, *options, **variables):
-        job = self.train(output, **variables)
+    def preempt(self, launcher: str):
+        output = f"preempted-{launcher}"
+        nodes = "n1,n2" if launcher == "srun" else "n3,n4"
+        job = self.train(output, f"--nodelist={nodes}", GRAPHLORA_LAUNCHER=launcher)
         self.wait_for_save(output)
-        nodes = self.record(job)["NodeList"]
         urgent = self.submit("sbatch", "--parsable", "--partition=urgent", "--output=/dev/null", f"--nodelist={nodes}",
                              "--nodes=2", "--ntasks-per-node=2", "--wrap=sleep 1")
         self.assertEqual(self.wait_for_end(urgent)["JobState"], "COMPLETED")
         self.assert_completed(job, output, 1)
+        # By srun the ranks have the grace; by mpirun the last step stands.
+        self.assertRegex(self.log(output), "interrupted after step" if launcher == "srun" else
+                         "was preempted|was asked to stop")
 
-    def test_by_srun_the_ranks_have_the_grace(self):
-        self.preempt("preempted-srun", GRAPHLORA_LAUNCHER="srun")
-        self.assertIn("interrupted after step", self.log("preempted-srun"))
-
-    def test_by_mpirun_the_last_step_stands(self):
-        self.preempt("preempted-mpirun", GRAPHLORA_LAUNCHER="mpirun")
-        self.assertRegex(self.log("preempted-mpirun"), "was preempted|was asked to stop")
+    def test_both(self):
+        self.at_once(self.preempt, *LAUNCHERS)
 
 
 class Failed(SlurmTest):
@@ -425,44 +530,52 @@ class Failed(SlurmTest):
         return sorted(found)
 
     def test_a_rank_is_killed(self):
-        for launcher in ("srun", "mpirun"):
-            with self.subTest(launcher):
-                output = f"killed-{launcher}"
-                job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
-                self.wait_for_save(output)
-                ranks = self.ranks_of(output)
-                self.assertEqual(len(ranks), 2)
-                os.kill(ranks[1], signal.SIGKILL)
-                self.assert_completed(job, output, 1)
-                self.assertRegex(self.log(output), r"failed with code \d+, after it had saved step \d+; requeued")
+        def check(launcher):
+            output = f"killed-{launcher}"
+            job = self.train(output, GRAPHLORA_LAUNCHER=launcher)
+            self.wait_for_save(output)
+            ranks = self.ranks_of(output)
+            self.assertEqual(len(ranks), 2)
+            os.kill(ranks[1], signal.SIGKILL)
+            self.assert_completed(job, output, 1)
+            self.assertRegex(self.log(output), r"failed with code \d+, after it had saved step \d+; requeued")
+        self.at_once(check, *LAUNCHERS)
 
-    def test_a_node_dies_under_mpirun(self):
-        job = self.train("node-mpirun", "--nodelist=n3,n4", GRAPHLORA_LAUNCHER="mpirun")
-        self.wait_for_save("node-mpirun")
-        self.lose("n4", job)
-        self.assert_completed(job, "node-mpirun", 1, limit=240)
+    def test_a_rank_is_killed_in_a_job_that_slurm_does_not_call_running(self):
+        # It is STOPPED from here on, as it is SIGNALING for a moment at each of Slurm's signals.
+        job = self.train("stopped", GRAPHLORA_LAUNCHER="srun")
+        self.wait_for_save("stopped")
+        self.cluster.call("scancel", "--signal=STOP", job)
+        self.wait_for("the stop", lambda: self.record(job)["JobState"] == "STOPPED")
+        os.kill(self.ranks_of("stopped")[1], signal.SIGKILL)
+        self.assert_completed(job, "stopped", 1)
 
-    def test_the_node_of_the_script_dies_under_srun(self):
-        job = self.train("node-srun", GRAPHLORA_LAUNCHER="srun")
-        self.wait_for_save("node-srun")
-        self.lose(self.record(job)["BatchHost"], job)
-        self.assert_completed(job, "node-srun", 1, limit=240)
+    def test_a_node_dies(self):
+        def check(launcher):
+            output = f"node-{launcher}"
+            job = self.train(output, "--nodelist=" + ("n1,n2" if launcher == "srun" else "n3,n4"),
+                             GRAPHLORA_LAUNCHER=launcher)
+            self.wait_for_save(output)
+            # Under srun that of the script.
+            node = self.record(job)["BatchHost"] if launcher == "srun" else "n4"
+            self.cluster.kill_node(node)
+            self.wait_for("the restart", lambda: int(self.record(job)["Restarts"]) == 1, limit=90)
+            self.cluster.start_node(node)
+            self.assert_completed(job, output, 1, limit=240)
+        self.at_once(check, *LAUNCHERS)
 
-    def lose(self, node: str, job: str):
-        self.cluster.kill_node(node)
-        self.wait_for("the restart", lambda: int(self.record(job)["Restarts"]) == 1, limit=60)
-        self.cluster.start_node(node)
 
-
-class Drivers(SlurmTest):
-    """Sweeps, studies, chains, and scripts for a site."""
+class Sweep(SlurmTest):
+    """Array jobs."""
 
     def test_sweep(self):
         (self.work / "rates.txt").write_text("--optim.lr 1e-3\n--optim.lr 2e-3\n")
         job = self.submit(SCRIPTS / "sweep", "rates.txt", "--output=sweep-%a.log", *TWO_NODES,
                           GRAPHLORA_ARGS=" ".join(self.train_words("sweep-%a")))
         self.wait_for_save("sweep-2")
-        self.cluster.call("scancel", "--batch", "--signal=USR1", f"{job}_2")
+        # A restart keeps the options of the submission.
+        (self.work / "rates.txt").write_text("--seed 7\n--seed 8\n")
+        self.warn(f"{job}_2")
         for task, rate in ((1, "1e-3"), (2, "2e-3")):
             self.assert_completed(f"{job}_{task}", f"sweep-{task}", int(task == 2), more=("--optim.lr", rate))
 
@@ -477,6 +590,10 @@ class Drivers(SlurmTest):
                                     cwd=self.work, env={**self.environment, "GRAPHLORA_ARGS": "--output one"})
             self.assertEqual((result.returncode, result.stdout), (2, ""))
             self.assertIn(said, result.stderr)
+
+
+class Chain(SlurmTest):
+    """Jobs that wait for others."""
 
     def pipeline(self, prepare: str, **variables) -> list:
         return self.submit(
@@ -524,11 +641,9 @@ class Drivers(SlurmTest):
         speedup = float(rows[1]["examples_per_s"]) / float(rows[0]["examples_per_s"])
         self.assertAlmostEqual(float(rows[1]["efficiency"]), speedup / 2)
 
-    def site(self) -> pathlib.Path:
-        path = self.work / "site.ini"
-        path.write_text("partition = test\nnodes = 2\ntasks-per-node = 1\ntime = 10:00\ngpus-per-node = 2\n"
-                        "gpu-request = gres\nlog = site.log\nprologue = \"echo prologue on $SLURMD_NODENAME\"\n")
-        return path
+
+class Site(SlurmTest):
+    """Scripts that `graphlora slurm` writes."""
 
     def test_a_literal_script(self):
         arguments = " ".join(self.train_words("literal"))
@@ -541,7 +656,7 @@ class Drivers(SlurmTest):
         job = subprocess.run(["sbatch", "--parsable", "literal.sbatch"], check=True, text=True, capture_output=True,
                              cwd=self.work, env=environment).stdout.strip()
         self.wait_for_save("literal")
-        self.cluster.call("scancel", "--batch", "--signal=USR1", job)
+        self.warn(job)
         self.assert_completed(job, "literal", 1)
         self.assertEqual(len(re.findall(r"^prologue on n[1-4]$", self.log("site"), re.MULTILINE)), 2)
 
@@ -552,7 +667,10 @@ class Drivers(SlurmTest):
 
     def test_submitted_by_the_program(self):
         arguments = " ".join(self.train_words("submitted"))
-        said = self.submit(BINARY, "slurm", "--site", self.site(), f"--args={arguments}", "--log", "submitted.log")
+        # Flags win over what the user's shell has of an earlier job.
+        said = self.submit(BINARY, "slurm", "--site", self.site(), f"--args={arguments}", "--log", "submitted.log",
+                           GRAPHLORA_ARGS="--output elsewhere", GRAPHLORA_BIN="/nonexistent/graphlora",
+                           GRAPHLORA_MAX_RESTARTS="0")
         self.assertRegex(said, r"^submitted job \d+$")
         self.assert_completed(said.split()[-1], "submitted", 0)
 
