@@ -12,10 +12,12 @@ namespace graphlora {
 
 /// Scores in fp32 of `rows` in their order, on every rank. Graph: all training positives; template
 /// 0; no dropout. `micro_batch`: tokens a pack holds at most. With `stops_on_signal` nothing is
-/// returned if a signal of Job::catch_signals() reached any rank meanwhile. Collective.
+/// returned if a signal of Job::catch_signals() reached any rank meanwhile. With `shared_prefix`
+/// rows of one user with the same history are scored together, so that their common beginning is
+/// computed once. Collective.
 std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
                               std::int64_t micro_batch, const std::string& progress_label,
-                              bool stops_on_signal = false);
+                              bool stops_on_signal = false, bool shared_prefix = true);
 
 struct Evaluation {
   RankingQuality all, warm, cold;
