@@ -241,9 +241,22 @@ int compute_capability([[maybe_unused]] at::Device device) {
 /// On a GPU: LibTorch's kernels against the exact form.
 TEST_P(DevicePath, FlashAttentionEqualsThePaddedForm) {
   if (device().is_cpu()) GTEST_SKIP() << "needs a GPU: the flash kernels exist on CUDA only";
-  const std::vector<SegmentQueries> queries{
-      {0, 70, 0, 0, 70}, {70, 1, 70, 70, 1}, {71, 45, 71, 71, 45}};
-  for (const std::int64_t window : {0, 7}) {
+  const auto segment = [](std::int64_t begin, std::int64_t length, std::int64_t depth = 0,
+                          std::int64_t parent = -1) {
+    return SegmentQueries{.begin = begin,
+                          .length = length,
+                          .depth = depth,
+                          .parent = parent,
+                          .row = begin,
+                          .token = begin,
+                          .count = length};
+  };
+  const std::vector<SegmentQueries> alone{segment(0, 70), segment(70, 1), segment(71, 45)},
+      trees{segment(0, 40),        segment(40, 9, 40, 0), segment(49, 30, 40, 0),
+            segment(79, 6, 70, 2), segment(85, 1, 70, 2), segment(86, 20, 40, 0),
+            segment(106, 10)};
+  for (const auto& [queries, window] :
+       {std::pair{alone, 0}, {alone, 7}, {trees, 0}, {trees, 7}, {trees, 64}}) {
     const auto random = [&](std::int64_t heads) {
       return here(at::randn({116, heads, 64})).to(at::kBFloat16);
     };
