@@ -28,7 +28,7 @@ class Beginnings {
       if (sharing == Sharing::none) continue;
       std::vector<std::int64_t>& symbols = symbols_.emplace_back();
       symbols.assign(prompt.tokens.begin(), prompt.tokens.end());
-      for (const Prompt::Anchor& a : prompt.anchors) symbols[a.position] = -1 - a.node;
+      for (const Prompt::Anchor& a : prompt.anchors) symbols[a.position] = -2 - a.node;
     }
     order_.resize(prompts.size());
     std::iota(order_.begin(), order_.end(), 0);
@@ -70,7 +70,7 @@ class Beginnings {
   std::span<const Prompt> prompts_;
   std::span<const std::int64_t> prefix_stream_;
   Sharing sharing_;
-  std::vector<std::vector<std::int64_t>> symbols_;  // tokens, anchors as −1 − node
+  std::vector<std::vector<std::int64_t>> symbols_;  // tokens; anchors as −2 − node, from −1 down
   std::vector<std::size_t> order_;
   std::vector<std::int64_t> shared_;
 };

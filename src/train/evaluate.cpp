@@ -7,6 +7,7 @@
 
 #include "core/file.hpp"
 #include "core/progress.hpp"
+#include "core/rng.hpp"
 #include "core/tensor_view.hpp"
 #include "train/sampler.hpp"
 
@@ -29,19 +30,17 @@ std::vector<std::size_t> scoring_order(const Dataset& dataset, std::span<const s
   return order;
 }
 
-/// What the chosen rows cost; without sharing each is a group of its own.
-std::vector<ExampleCost> costs_of(const Dataset& dataset, const PromptBuilder& prompts,
-                                  std::span<const std::int64_t> rows,
-                                  std::span<const std::size_t> chosen, bool shared_prefix) {
-  std::map<std::tuple<std::int64_t, std::uint64_t, std::int64_t>, std::size_t> groups;
+/// What the prompts [begin, end) cost; without sharing each is a group of its own.
+std::vector<ExampleCost> costs_of(const PromptList& prompts, std::int64_t begin, std::int64_t end,
+                                  bool shared_prefix) {
+  std::map<std::pair<std::uint64_t, std::int64_t>, std::size_t> groups;
   std::vector<ExampleCost> costs;
-  for (std::size_t i = 0; i < chosen.size(); ++i) {
-    const std::int64_t row = rows[chosen[i]];
-    const auto [tokens, private_from] = prompts.extent(row, 0);
-    costs.push_back({tokens, private_from, i});
-    if (!shared_prefix) continue;
-    const std::tuple beginning(dataset.user()[row], prompts.history_hash(row), private_from);
-    costs.back().group = groups.try_emplace(beginning, i).first->second;
+  for (std::int64_t i = begin; i < end; ++i) {
+    const auto [tokens, private_from] = prompts.extent(i);
+    std::size_t group = costs.size();
+    if (shared_prefix)
+      group = groups.try_emplace({prompts.beginning(i), private_from}, group).first->second;
+    costs.push_back({tokens, private_from, group});
   }
   return costs;
 }
@@ -55,31 +54,23 @@ std::string csv_field(std::string_view text) {
 
 }  // namespace
 
-std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
-                              std::int64_t micro_batch, const std::string& progress_label,
-                              bool stops_on_signal, bool shared_prefix) {
+std::vector<float> score_prompts(Recommender& model, const PromptList& prompts,
+                                 std::int64_t micro_batch,
+                                 const std::function<void(std::int64_t)>& on_progress,
+                                 bool stops_on_signal, bool shared_prefix) {
   const at::NoGradGuard guard;
   const ProcessGrid& grid = *model.workspace().grid;
-  const PromptBuilder& prompts = model.prompts();
-  const Dataset& dataset = *model.workspace().dataset;
-  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples",
-                    grid.rank() == 0);
-  model.anchors().begin_inference();
 
-  const std::vector<std::size_t> order = scoring_order(dataset, rows, shared_prefix);
-  std::vector<float> result(rows.size(), 0.0F);
-  const std::int64_t total = static_cast<std::int64_t>(rows.size()),
-                     chunk = kChunkPerReplica * grid.replicas();
-  for (std::int64_t begin = 0; begin < total; begin += chunk) {
-    const std::int64_t end = std::min(total, begin + chunk);
-    const auto chosen = std::span(order).subspan(begin, end - begin);
-    const auto share = deal(costs_of(dataset, prompts, rows, chosen, shared_prefix),
-                            grid.replicas())[grid.replica()];
-
+  std::vector<float> result(static_cast<std::size_t>(prompts.size), 0.0F);
+  const std::int64_t chunk = kChunkPerReplica * grid.replicas();
+  for (std::int64_t begin = 0; begin < prompts.size; begin += chunk) {
+    const std::int64_t end = std::min(prompts.size, begin + chunk);
+    const auto share =
+        deal(costs_of(prompts, begin, end, shared_prefix), grid.replicas())[grid.replica()];
     std::vector<Prompt> mine;
     std::vector<std::int64_t> nodes, stream;
     for (const std::size_t i : share) {
-      mine.push_back(prompts.build(rows[chosen[i]], 0));
+      mine.push_back(prompts.build(begin + static_cast<std::int64_t>(i)));
       stream.push_back(mine.back().row);
     }
     const std::vector<Pack> packs =
@@ -91,9 +82,10 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
       const at::Tensor score_S =
           model.llm().forward(pack, anchors, {}).to(at::kFloat).cpu().contiguous();
       for (std::size_t s = 0; s < pack.example_S.size(); ++s)
-        result[chosen[share[pack.example_S[s]]]] = score_S.const_data_ptr<float>()[s];
+        result[begin + static_cast<std::int64_t>(share[pack.example_S[s]])] =
+            score_S.const_data_ptr<float>()[s];
     }
-    progress.update(end);
+    if (on_progress) on_progress(end);
     if (!stops_on_signal) continue;
     const at::Tensor interrupted = at::full({1}, Job::interrupted() ? 1 : 0, at::kLong);
     grid.world().all_reduce(interrupted, ReduceOp::max, Traffic::metrics).wait();
@@ -102,6 +94,33 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
 
   // Each score stands on the ranks of one replica, the others hold 0.
   grid.data().all_reduce(view_of(result), ReduceOp::sum, Traffic::metrics).wait();
+  return result;
+}
+
+std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
+                              std::int64_t micro_batch, const std::string& progress_label,
+                              bool stops_on_signal, bool shared_prefix) {
+  const PromptBuilder& prompts = model.prompts();
+  const Dataset& dataset = *model.workspace().dataset;
+  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples",
+                    model.workspace().grid->rank() == 0);
+  model.anchors().begin_inference();
+  const std::vector<std::size_t> order = scoring_order(dataset, rows, shared_prefix);
+  const auto row = [&](std::int64_t i) { return rows[order[i]]; };
+  const std::vector<float> scores = score_prompts(
+      model,
+      {.size = static_cast<std::int64_t>(rows.size()),
+       .extent = [&](std::int64_t i) { return prompts.extent(row(i), 0); },
+       .beginning =
+           [&](std::int64_t i) {
+             const auto user = static_cast<std::uint64_t>(dataset.user()[row(i)]);
+             return splitmix64(user) ^ prompts.history_hash(row(i));
+           },
+       .build = [&](std::int64_t i) { return prompts.build(row(i), 0); }},
+      micro_batch, [&](std::int64_t done) { progress.update(done); }, stops_on_signal,
+      shared_prefix);
+  std::vector<float> result(scores.size());
+  for (std::size_t i = 0; i < scores.size(); ++i) result[order[i]] = scores[i];
   return result;
 }
 

@@ -130,6 +130,10 @@ TEST(Pack, SharesNothingThatDiffers) {
   EXPECT_EQ(tokens(same, 2, Sharing::inference), 8);
   EXPECT_EQ(tokens(prompt_of(2, one.tokens, {8}, 6), 1, Sharing::inference), 14);
   EXPECT_EQ(tokens(prompt_of(2, {1, 2, 3, -1, 9, 5, 6}, {7}, 6), 1, Sharing::inference), 10);
+  // A user without a node is not token 0.
+  const std::vector unknown{prompt_of(1, {1, 2, 3, 4, 0, 5}, {}, 6),
+                            prompt_of(2, {1, 2, 3, 4, -1, 5}, {-1}, 6)};
+  EXPECT_EQ(make_pack(unknown, Values{1, 1}, 0, Sharing::inference).tokens(), 8);
   // Too little for a segment of its own.
   EXPECT_EQ(tokens(prompt_of(2, {1, 2, 3, 9, 9, 5, 6}, {}, 6), 1, Sharing::inference), 14);
 }
