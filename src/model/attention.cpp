@@ -58,7 +58,7 @@ struct Piece {
 /// lies behind the real columns is never read, or counts nothing.
 template <class C>
 struct Workspace {
-  std::vector<C> k, k_transposed, v, v_transposed, q, scores, o, d_o, d_scores, dq, dk, dv;
+  std::vector<C> k, k_transposed, v, v_transposed, q, scores, inverse, o, d_o, d_scores, dq, dk, dv;
   static C* sized(std::vector<C>& buffer, std::int64_t size) {
     buffer.assign(size, C{0});
     return buffer.data();
@@ -105,13 +105,25 @@ GRAPHLORA_INLINE void mask_row(C* row, std::int64_t begin, std::int64_t end, std
   std::fill(row + end, row + width, -std::numeric_limits<C>::infinity());
 }
 
-/// Scores of one query over the keys [begin, end) → probabilities, zeros elsewhere in `width`.
-/// Returns the log-sum-exp.
+/// What turns exp(score − its row's largest) into a probability, and the row's log-sum-exp.
 template <class C>
-GRAPHLORA_INLINE C softmax_row(C* row, std::int64_t begin, std::int64_t end, std::int64_t width) {
-  C most = row[begin];
-  for (std::int64_t j = begin + 1; j < end; ++j) most = std::max(most, row[j]);
+struct Sums {
+  C inverse, log_sum;
+};
+
+/// Scores of one query over the keys [begin, end) → exp(score − largest), zeros elsewhere in
+/// `width`.
+template <class C>
+GRAPHLORA_INLINE Sums<C> exponentials(C* row, std::int64_t begin, std::int64_t end,
+                                      std::int64_t width) {
   mask_row(row, begin, end, width);
+  Vec<C> highest = simd::load(row);
+  for (std::int64_t j = kLanes<C>; j < width; j += kLanes<C>) {
+    const Vec<C> score = simd::load(row + j);
+    highest = score > highest ? score : highest;
+  }
+  C most = highest[0];
+  for (std::int64_t lane = 1; lane < kLanes<C>; ++lane) most = std::max(most, highest[lane]);
   Vec<C> sums{};
   for (std::int64_t j = 0; j < width; j += kLanes<C>) {
     const Vec<C> e = simd::exp(simd::load(row + j) - most);
@@ -119,9 +131,7 @@ GRAPHLORA_INLINE C softmax_row(C* row, std::int64_t begin, std::int64_t end, std
     sums += e;
   }
   const C total = simd::sum(sums);
-  for (std::int64_t j = 0; j < width; j += kLanes<C>)
-    simd::store(row + j, simd::load(row + j) / total);
-  return most + std::log(total);
+  return {1 / total, most + std::log(total)};
 }
 
 /// Of a piece: the most keys along a segment's path, the most queries of a segment.
@@ -187,6 +197,7 @@ GRAPHLORA_CLONES void forward_task(const T* q, const T* k, const T* v, T* o, Com
   C* q_rows = w.sized(w.q, heads * block * wide);
   C* scores = w.sized(w.scores, heads * block * keys);
   C* o_rows = w.sized(w.o, heads * block * wide);
+  C* inverse = w.sized(w.inverse, heads * block);
   for (std::size_t segment = piece.first; segment < piece.end; ++segment) {
     const Queries& s = segments[segment];
     const bool path = segment == piece.first;
@@ -204,16 +215,20 @@ GRAPHLORA_CLONES void forward_task(const T* q, const T* k, const T* v, T* o, Com
                    keys, false);
       for (std::int64_t h = 0; h < heads; ++h) {
         for (std::int64_t i = 0; i < count; ++i) {
-          log_sum[(s.row + first + i) * shape.heads + h] = softmax_row(
-              scores + (h * count + i) * keys, s.first_seen(s.token + first + i) - seen.begin,
-              seen.end - seen.begin - count + i + 1, seen.width);
+          const Sums<C> sums = exponentials(scores + (h * count + i) * keys,
+                                            s.first_seen(s.token + first + i) - seen.begin,
+                                            seen.end - seen.begin - count + i + 1, seen.width);
+          inverse[h * count + i] = sums.inverse;
+          log_sum[(s.row + first + i) * shape.heads + h] = sums.log_sum;
         }
       }
       simd::matmul(rows, wide, seen.end - seen.begin, scores, keys, 1, v_rows + seen.begin * wide,
                    wide, o_rows, wide, false);
       for (std::int64_t h = 0; h < heads; ++h) {
-        write_rows(o_rows + h * count * wide, wide, count, dim, C{1},
-                   o + (s.row + first) * q_row + h * dim, q_row);
+        for (std::int64_t i = 0; i < count; ++i) {
+          write_rows(o_rows + (h * count + i) * wide, wide, 1, dim, inverse[h * count + i],
+                     o + (s.row + first + i) * q_row + h * dim, q_row);
+        }
       }
     }
   }
