@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 
@@ -139,6 +140,7 @@ int main(int argc, char** argv) {
     CheckpointModel loaded(job, argv[1], argv[2], argv[3], "");
     fmt::print("{} threads, {}\n", at::get_num_threads(), loaded.model().config().precision);
     scoring(loaded.model(), repeats);
+    std::fflush(stdout);  // what follows takes longer
     training(loaded.model(), repeats, argc > 5 ? std::atoi(argv[5]) : 64);
   });
 }
