@@ -14,7 +14,8 @@ namespace graphlora {
 namespace {
 
 struct EvaluateOptions {
-  std::string data, checkpoint, model, pretrained, split = "test", predictions;
+  std::string data, checkpoint, model, pretrained, split = "test", predictions,
+                                                   shared_prefix = "on";
   std::int64_t max_examples = 0, sample_seed = 0, micro_batch = 4096, tensor_parallel = 1;
   CommonOptions common;
 
@@ -47,6 +48,10 @@ struct EvaluateOptions {
         .add("Rows", "sample-seed", &sample_seed, "seed of that sample")
         .add("Rows", "micro-batch", &micro_batch, "tokens that go through the LLM at a time",
              in_range(micro_batch, 1, 1LL << 30))
+        .add("Rows", "train.shared-prefix", &shared_prefix,
+             "on: what rows of one user begin with in common goes through the LLM once; off: every "
+             "prompt by itself",
+             one_of(shared_prefix, {"on", "off"}))
         .add("Rows", "tensor-parallel", &tensor_parallel,
              "ranks of one host that share a replica of the LLM, whatever grid trained it",
              in_range(tensor_parallel, 1, 1 << 16));
@@ -106,7 +111,8 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   const auto start = std::chrono::steady_clock::now();
   std::vector<float> scores;
   if (loaded) {
-    scores = score_rows(loaded->model(), rows, options.micro_batch, "scoring");
+    scores = score_rows(loaded->model(), rows, options.micro_batch, "scoring",
+                        /*stops_on_signal=*/false, options.shared_prefix == "on");
   } else {
     EmbeddingTable table;
     job.agree([&] {

@@ -144,7 +144,8 @@ void print_batch(const InspectOptions& options, const Checkpoint& checkpoint,
   const Sampler sampler(dataset, cut, order, run.at("batch_size").get<std::int64_t>(), seed,
                         run.at("block").get<std::int64_t>(),
                         run.at("max_train_examples").get<std::int64_t>());
-  const StepPlan plan = plan_step(sampler, prompts, dataset, seed, options.batch, 1);
+  const StepPlan plan = plan_step(sampler, prompts, dataset, seed, options.batch, 1,
+                                  /*shared_prefix=*/false);
   for (std::size_t i = 0; i < plan.batch.rows.size(); ++i) {
     printer.print(plan.batch.rows[i], plan.template_B[i],
                   {{"group", plan.batch.group}, {"template", plan.template_B[i]}});

@@ -23,7 +23,7 @@ namespace graphlora {
 namespace {
 
 struct TrainOptions {
-  std::string data, model, pretrained, output, templates, init_adapter;
+  std::string data, model, pretrained, output, templates, init_adapter, shared_prefix = "on";
   std::int64_t tensor_parallel = 1;
   PartitionConfig partition;
   ModelConfig model_config;
@@ -88,6 +88,10 @@ struct TrainOptions {
              in_range(train.unknown_rate, 0, 1))
         .add("Training", "train.block", &train.block,
              "rows of one user that stay together in a batch", in_range(train.block, 1, 1LL << 20))
+        .add("Training", "train.shared-prefix", &shared_prefix,
+             "on: what examples of a micro-batch begin with in common (one user, one history) goes "
+             "through the LLM once, also when validating; off: every prompt by itself",
+             one_of(shared_prefix, {"on", "off"}))
         .add("Training", "tensor-parallel", &tensor_parallel,
              "ranks of one host that share a replica of the LLM, at most one per key/value group; "
              "the "
@@ -308,6 +312,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   TrainConfig& config = options.train;
   config.output = options.output;
   config.seed = static_cast<std::uint64_t>(options.common.seed);
+  config.shared_prefix = options.shared_prefix == "on";
   ModelConfig& model_config = options.model_config;
   model_config.seed = config.seed;
   model_config.precision = options.common.precision;

@@ -50,8 +50,13 @@ PromptBuilder::Wording PromptBuilder::tokenize(
     const std::vector<PromptTemplate::Piece>& pieces) const {
   Wording wording;
   wording.fixed_tokens = tokenizer_.bos() ? 1 : 0;
+  bool in_prefix = true;
   for (const auto& [kind, text] : pieces) {
     Piece& piece = wording.pieces.emplace_back(Piece{kind, {}});
+    if (in_prefix && (kind == Kind::title || kind == Kind::item)) {
+      in_prefix = false;
+      wording.prefix_tokens = wording.fixed_tokens;
+    }
     if (kind == Kind::literal) {
       piece.tokens = tokenizer_.encode(text);
       wording.fixed_tokens += static_cast<std::int64_t>(piece.tokens.size());
@@ -61,6 +66,7 @@ PromptBuilder::Wording PromptBuilder::tokenize(
       wording.has_title = true;
     } else {
       wording.has_history = true;
+      wording.history_in_prefix = in_prefix;
     }
   }
   return wording;
@@ -174,8 +180,17 @@ PromptBuilder::Layout PromptBuilder::layout(std::int64_t row, std::int32_t templ
   return best;
 }
 
-std::int64_t PromptBuilder::length(std::int64_t row, std::int32_t template_index) const {
-  return layout(row, template_index).tokens;
+PromptBuilder::Extent PromptBuilder::extent(std::int64_t row, std::int32_t template_index) const {
+  const Layout plan = layout(row, template_index);
+  const Wording& wording = *plan.wording;
+  std::int64_t private_from = wording.prefix_tokens;
+  if (wording.history_in_prefix) {
+    for (std::size_t i = 0; i < plan.history.size(); ++i) {
+      private_from +=
+          std::ssize(i == 0 ? titles_.first(plan.history[i]) : titles_.next(plan.history[i]));
+    }
+  }
+  return {plan.tokens, private_from};
 }
 
 Prompt PromptBuilder::build(std::int64_t row, std::int32_t template_index) const {

@@ -56,8 +56,15 @@ class PromptBuilder {
   std::int32_t draw_template(std::int64_t row, std::uint64_t seed, std::int64_t epoch) const;
   /// Template 0 is the evaluation's.
   Prompt build(std::int64_t row, std::int32_t template_index) const;
-  /// Number of tokens of build(row, template_index), without building it.
-  std::int64_t length(std::int64_t row, std::int32_t template_index) const;
+  /// Number of tokens of build(row, template_index), and its `private_from`.
+  struct Extent {
+    std::int64_t tokens, private_from;
+  };
+  /// Without building it.
+  Extent extent(std::int64_t row, std::int32_t template_index) const;
+  std::int64_t length(std::int64_t row, std::int32_t template_index) const {
+    return extent(row, template_index).tokens;
+  }
   /// Hash of the history an example has (at most PromptConfig::history titles, before any are
   /// dropped for max_tokens); equal for equal histories.
   std::uint64_t history_hash(std::int64_t row) const;
@@ -77,8 +84,9 @@ class PromptBuilder {
   };
   struct Wording {
     std::vector<Piece> pieces;
-    std::int64_t fixed_tokens = 0;  // all but titles and history
-    bool has_title = false, has_history = false;
+    std::int64_t fixed_tokens = 0;   // all but titles and history
+    std::int64_t prefix_tokens = 0;  // those before the first title or item
+    bool has_title = false, has_history = false, history_in_prefix = false;
   };
   struct Template {
     double weight = 1;

@@ -20,6 +20,8 @@ using simd::Vec;
 
 constexpr std::int64_t kQueryBlock =
     32;  // queries whose scores are in memory at once, times the heads of a group
+// Tokens of a tree's segments that one task of a forward takes, so that threads share a large tree.
+constexpr std::int64_t kPieceTokens = 256;
 
 using Queries = SegmentQueries;
 
@@ -28,8 +30,8 @@ std::int64_t window_of(const std::vector<Queries>& queries) {
   return queries.empty() ? 0 : queries.front().window;
 }
 
-/// Keys that any query of a block sees, counted from the segment's first: `begin` at a vector's
-/// start, `width` padded.
+/// Keys that any query of a block sees, counted along the segment's path from its root: `begin` at
+/// a vector's start, `width` padded.
 struct Seen {
   std::int64_t begin, end, width;
 };
@@ -38,7 +40,7 @@ struct Seen {
 template <class C>
 GRAPHLORA_INLINE Seen seen_by(const Queries& s, std::int64_t first, std::int64_t count) {
   const std::int64_t begin = s.first_seen(s.token + first) / kLanes<C> * kLanes<C>,
-                     end = s.token + first + count - s.key_begin;
+                     end = s.place(s.token + first + count);
   return {begin, end, simd::padded<C>(end - begin)};
 }
 
@@ -47,11 +49,16 @@ struct Shape {
   std::int64_t heads_per_group() const { return heads / groups; }
 };
 
+/// Consecutive segments [first, end) of one tree.
+struct Piece {
+  std::size_t first, end;
+};
+
 /// Buffers of one thread, reused from task to task. Rows hold a multiple of the lane count; what
-/// lies behind the real columns is zero or never read.
+/// lies behind the real columns is never read, or counts nothing.
 template <class C>
 struct Workspace {
-  std::vector<C> k, k_transposed, v, v_transposed, q, scores, o, d_o, d_scores, dq, dk, dv;
+  std::vector<C> k, k_transposed, v, v_transposed, q, scores, inverse, o, d_o, d_scores, dq, dk, dv;
   static C* sized(std::vector<C>& buffer, std::int64_t size) {
     buffer.assign(size, C{0});
     return buffer.data();
@@ -98,13 +105,25 @@ GRAPHLORA_INLINE void mask_row(C* row, std::int64_t begin, std::int64_t end, std
   std::fill(row + end, row + width, -std::numeric_limits<C>::infinity());
 }
 
-/// Scores of one query over the keys [begin, end) → probabilities, zeros elsewhere in `width`.
-/// Returns the log-sum-exp.
+/// What turns exp(score − its row's largest) into a probability, and the row's log-sum-exp.
 template <class C>
-GRAPHLORA_INLINE C softmax_row(C* row, std::int64_t begin, std::int64_t end, std::int64_t width) {
-  C most = row[begin];
-  for (std::int64_t j = begin + 1; j < end; ++j) most = std::max(most, row[j]);
+struct Sums {
+  C inverse, log_sum;
+};
+
+/// Scores of one query over the keys [begin, end) → exp(score − largest), zeros elsewhere in
+/// `width`.
+template <class C>
+GRAPHLORA_INLINE Sums<C> exponentials(C* row, std::int64_t begin, std::int64_t end,
+                                      std::int64_t width) {
   mask_row(row, begin, end, width);
+  Vec<C> highest = simd::load(row);
+  for (std::int64_t j = kLanes<C>; j < width; j += kLanes<C>) {
+    const Vec<C> score = simd::load(row + j);
+    highest = score > highest ? score : highest;
+  }
+  C most = highest[0];
+  for (std::int64_t lane = 1; lane < kLanes<C>; ++lane) most = std::max(most, highest[lane]);
   Vec<C> sums{};
   for (std::int64_t j = 0; j < width; j += kLanes<C>) {
     const Vec<C> e = simd::exp(simd::load(row + j) - most);
@@ -112,137 +131,217 @@ GRAPHLORA_INLINE C softmax_row(C* row, std::int64_t begin, std::int64_t end, std
     sums += e;
   }
   const C total = simd::sum(sums);
-  for (std::int64_t j = 0; j < width; j += kLanes<C>)
-    simd::store(row + j, simd::load(row + j) / total);
-  return most + std::log(total);
+  return {1 / total, most + std::log(total)};
 }
 
-/// One segment, one group of heads that share keys and values. Pointers are at the group's first
-/// head.
+/// Of a piece: the most keys along a segment's path, the most queries of a segment.
+struct Most {
+  std::int64_t keys = 0, queries = 0;
+};
+
+GRAPHLORA_INLINE Most most_of(const Queries* segments, const Piece& piece) {
+  Most most;
+  for (std::size_t i = piece.first; i < piece.end; ++i) {
+    most.keys = std::max(most.keys, segments[i].keys());
+    most.queries = std::max(most.queries, segments[i].count);
+  }
+  return most;
+}
+
+/// Keys or values of segment i at their places along its path, in rows and, unless `columns` is
+/// null, in columns too; with `path` those of its ancestors as well.
+template <class T, class C>
+GRAPHLORA_INLINE void load_keys(const T* from, std::int64_t kv_row, const Queries* segments,
+                                std::size_t i, bool path, std::int64_t dim, C* rows,
+                                std::int64_t wide, C* columns, std::int64_t keys) {
+  for (const Queries* s = segments + i;; s = segments + s->parent) {
+    C* own = rows + s->depth * wide;
+    read_rows(from + s->begin * kv_row, kv_row, s->length, dim, C{1}, own, wide);
+    if (columns != nullptr) transpose(own, wide, s->length, dim, columns + s->depth, keys);
+    if (!path || s->parent < 0) return;
+  }
+}
+
+/// Writes the gradients of a path's keys or values from segment i back to place `depth`, and clears
+/// them for the next segments.
+template <class T, class C>
+GRAPHLORA_INLINE void leave_path(C* rows, std::int64_t wide, const Queries* segments,
+                                 std::int64_t i, std::int64_t depth, std::int64_t dim, T* to,
+                                 std::int64_t kv_row) {
+  for (; i >= 0 && segments[i].depth >= depth; i = segments[i].parent) {
+    const Queries& s = segments[i];
+    C* own = rows + s.depth * wide;
+    write_rows(own, wide, s.length, dim, C{1}, to + s.begin * kv_row, kv_row);
+    std::fill_n(own, s.length * wide, C{0});
+  }
+}
+
+/// One piece, one group of heads that share keys and values. The keys of a segment's path stand one
+/// behind the other in the buffers; a sibling's own keys overwrite those of the one before.
+/// Pointers are at the group's first head.
 template <class T>
 GRAPHLORA_CLONES void forward_task(const T* q, const T* k, const T* v, T* o, Compute<T>* log_sum,
-                                   const Queries& s, const Shape& shape, Workspace<Compute<T>>& w) {
+                                   const Queries* segments, const Piece& piece, const Shape& shape,
+                                   Workspace<Compute<T>>& w) {
   using C = Compute<T>;
-  const std::int64_t dim = shape.dim, wide = simd::padded<C>(dim), keys = simd::padded<C>(s.keys);
+  const Most most = most_of(segments, piece);
+  const std::int64_t dim = shape.dim, wide = simd::padded<C>(dim),
+                     keys = simd::padded<C>(most.keys);
   const std::int64_t heads = shape.heads_per_group(), q_row = shape.heads * dim,
                      kv_row = shape.groups * dim;
   const C scale = 1 / std::sqrt(static_cast<C>(dim));
-  C* k_rows = w.sized(w.k, s.keys * wide);
+  C* k_rows = w.sized(w.k, most.keys * wide);
   C* k_columns = w.sized(w.k_transposed, dim * keys);
-  C* v_rows = w.sized(w.v, s.keys * wide);
-  read_rows(k + s.key_begin * kv_row, kv_row, s.keys, dim, C{1}, k_rows, wide);
-  transpose(k_rows, wide, s.keys, dim, k_columns, keys);
-  read_rows(v + s.key_begin * kv_row, kv_row, s.keys, dim, C{1}, v_rows, wide);
-  const std::int64_t block = std::min(kQueryBlock, s.count);
+  C* v_rows = w.sized(w.v, most.keys * wide);
+  const std::int64_t block = std::min(kQueryBlock, most.queries);
   C* q_rows = w.sized(w.q, heads * block * wide);
   C* scores = w.sized(w.scores, heads * block * keys);
   C* o_rows = w.sized(w.o, heads * block * wide);
-  for (std::int64_t first = 0; first < s.count; first += kQueryBlock) {
-    const std::int64_t count = std::min(kQueryBlock, s.count - first), rows = heads * count;
-    const Seen seen = seen_by<C>(s, first, count);
-    for (std::int64_t h = 0; h < heads; ++h) {
-      read_rows(q + (s.row + first) * q_row + h * dim, q_row, count, dim, scale,
-                q_rows + h * count * wide, wide);
-    }
-    simd::matmul(rows, seen.width, dim, q_rows, wide, 1, k_columns + seen.begin, keys, scores, keys,
-                 false);
-    for (std::int64_t h = 0; h < heads; ++h) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        log_sum[(s.row + first + i) * shape.heads + h] = softmax_row(
-            scores + (h * count + i) * keys, s.first_seen(s.token + first + i) - seen.begin,
-            seen.end - seen.begin - count + i + 1, seen.width);
+  C* inverse = w.sized(w.inverse, heads * block);
+  for (std::size_t segment = piece.first; segment < piece.end; ++segment) {
+    const Queries& s = segments[segment];
+    const bool path = segment == piece.first;
+    load_keys(k, kv_row, segments, segment, path, dim, k_rows, wide, k_columns, keys);
+    load_keys(v, kv_row, segments, segment, path, dim, v_rows, wide, static_cast<C*>(nullptr),
+              keys);
+    for (std::int64_t first = 0; first < s.count; first += kQueryBlock) {
+      const std::int64_t count = std::min(kQueryBlock, s.count - first), rows = heads * count;
+      const Seen seen = seen_by<C>(s, first, count);
+      for (std::int64_t h = 0; h < heads; ++h) {
+        read_rows(q + (s.row + first) * q_row + h * dim, q_row, count, dim, scale,
+                  q_rows + h * count * wide, wide);
       }
-    }
-    simd::matmul(rows, wide, seen.end - seen.begin, scores, keys, 1, v_rows + seen.begin * wide,
-                 wide, o_rows, wide, false);
-    for (std::int64_t h = 0; h < heads; ++h) {
-      write_rows(o_rows + h * count * wide, wide, count, dim, C{1},
-                 o + (s.row + first) * q_row + h * dim, q_row);
+      simd::matmul(rows, seen.width, dim, q_rows, wide, 1, k_columns + seen.begin, keys, scores,
+                   keys, false);
+      for (std::int64_t h = 0; h < heads; ++h) {
+        for (std::int64_t i = 0; i < count; ++i) {
+          const Sums<C> sums = exponentials(scores + (h * count + i) * keys,
+                                            s.first_seen(s.token + first + i) - seen.begin,
+                                            seen.end - seen.begin - count + i + 1, seen.width);
+          inverse[h * count + i] = sums.inverse;
+          log_sum[(s.row + first + i) * shape.heads + h] = sums.log_sum;
+        }
+      }
+      simd::matmul(rows, wide, seen.end - seen.begin, scores, keys, 1, v_rows + seen.begin * wide,
+                   wide, o_rows, wide, false);
+      for (std::int64_t h = 0; h < heads; ++h) {
+        for (std::int64_t i = 0; i < count; ++i) {
+          write_rows(o_rows + (h * count + i) * wide, wide, 1, dim, inverse[h * count + i],
+                     o + (s.row + first + i) * q_row + h * dim, q_row);
+        }
+      }
     }
   }
 }
 
+/// A piece here is all of a tree: the gradients of shared keys add up in the buffers until the last
+/// segment below has been there.
 template <class T>
 GRAPHLORA_CLONES void backward_task(const T* q, const T* k, const T* v, const Compute<T>* log_sum,
-                                    const T* d_o, T* dq, T* dk, T* dv, const Queries& s,
-                                    const Shape& shape, Workspace<Compute<T>>& w) {
+                                    const T* d_o, T* dq, T* dk, T* dv, const Queries* segments,
+                                    const Piece& piece, const Shape& shape,
+                                    Workspace<Compute<T>>& w) {
   using C = Compute<T>;
-  const std::int64_t dim = shape.dim, wide = simd::padded<C>(dim), keys = simd::padded<C>(s.keys);
+  const Most most = most_of(segments, piece);
+  const std::int64_t dim = shape.dim, wide = simd::padded<C>(dim),
+                     keys = simd::padded<C>(most.keys);
   const std::int64_t heads = shape.heads_per_group(), q_row = shape.heads * dim,
                      kv_row = shape.groups * dim;
   const C scale = 1 / std::sqrt(static_cast<C>(dim));
-  C* k_rows = w.sized(w.k, s.keys * wide);
+  C* k_rows = w.sized(w.k, most.keys * wide);
   C* k_columns = w.sized(w.k_transposed, dim * keys);
-  C* v_rows = w.sized(w.v, s.keys * wide);
+  C* v_rows = w.sized(w.v, most.keys * wide);
   C* v_columns = w.sized(w.v_transposed, dim * keys);
-  read_rows(k + s.key_begin * kv_row, kv_row, s.keys, dim, C{1}, k_rows, wide);
-  transpose(k_rows, wide, s.keys, dim, k_columns, keys);
-  read_rows(v + s.key_begin * kv_row, kv_row, s.keys, dim, C{1}, v_rows, wide);
-  transpose(v_rows, wide, s.keys, dim, v_columns, keys);
-  const std::int64_t block = std::min(kQueryBlock, s.count);
+  const std::int64_t block = std::min(kQueryBlock, most.queries);
   C* q_rows = w.sized(w.q, heads * block * wide);
   C* probabilities = w.sized(w.scores, heads * block * keys);
   C* d_scores = w.sized(w.d_scores, heads * block * keys);
   C* d_o_rows = w.sized(w.d_o, heads * block * wide);
   C* dq_rows = w.sized(w.dq, heads * block * wide);
-  C* dk_rows = w.sized(w.dk, s.keys * wide);
-  C* dv_rows = w.sized(w.dv, s.keys * wide);
-  for (std::int64_t first = 0; first < s.count; first += kQueryBlock) {
-    const std::int64_t count = std::min(kQueryBlock, s.count - first), rows = heads * count;
-    const Seen seen = seen_by<C>(s, first, count);
-    for (std::int64_t h = 0; h < heads; ++h) {
-      const std::int64_t at = (s.row + first) * q_row + h * dim;
-      read_rows(q + at, q_row, count, dim, scale, q_rows + h * count * wide, wide);
-      read_rows(d_o + at, q_row, count, dim, C{1}, d_o_rows + h * count * wide, wide);
+  C* dk_rows = w.sized(w.dk, most.keys * wide);
+  C* dv_rows = w.sized(w.dv, most.keys * wide);
+  for (std::size_t segment = piece.first; segment < piece.end; ++segment) {
+    const Queries& s = segments[segment];
+    if (segment > piece.first) {
+      const auto before = static_cast<std::int64_t>(segment) - 1;
+      leave_path(dk_rows, wide, segments, before, s.depth, dim, dk, kv_row);
+      leave_path(dv_rows, wide, segments, before, s.depth, dim, dv, kv_row);
     }
-    simd::matmul(rows, seen.width, dim, q_rows, wide, 1, k_columns + seen.begin, keys,
-                 probabilities, keys, false);
-    simd::matmul(rows, seen.width, dim, d_o_rows, wide, 1, v_columns + seen.begin, keys, d_scores,
-                 keys, false);
-    for (std::int64_t h = 0; h < heads; ++h) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        C* p = probabilities + (h * count + i) * keys;
-        C* ds = d_scores + (h * count + i) * keys;
-        mask_row(p, s.first_seen(s.token + first + i) - seen.begin,
-                 seen.end - seen.begin - count + i + 1, seen.width);
-        const C lse = log_sum[(s.row + first + i) * shape.heads + h];
-        Vec<C> along{};
-        for (std::int64_t j = 0; j < seen.width; j += kLanes<C>) {
-          const Vec<C> probability = simd::exp(simd::load(p + j) - lse);
-          simd::store(p + j, probability);
-          along += probability * simd::load(ds + j);
-        }
-        const C delta = simd::sum(along);
-        for (std::int64_t j = 0; j < seen.width; j += kLanes<C>) {
-          simd::store(ds + j, simd::load(p + j) * (simd::load(ds + j) - delta));
+    load_keys(k, kv_row, segments, segment, false, dim, k_rows, wide, k_columns, keys);
+    load_keys(v, kv_row, segments, segment, false, dim, v_rows, wide, v_columns, keys);
+    for (std::int64_t first = 0; first < s.count; first += kQueryBlock) {
+      const std::int64_t count = std::min(kQueryBlock, s.count - first), rows = heads * count;
+      const Seen seen = seen_by<C>(s, first, count);
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const std::int64_t at = (s.row + first) * q_row + h * dim;
+        read_rows(q + at, q_row, count, dim, scale, q_rows + h * count * wide, wide);
+        read_rows(d_o + at, q_row, count, dim, C{1}, d_o_rows + h * count * wide, wide);
+      }
+      simd::matmul(rows, seen.width, dim, q_rows, wide, 1, k_columns + seen.begin, keys,
+                   probabilities, keys, false);
+      simd::matmul(rows, seen.width, dim, d_o_rows, wide, 1, v_columns + seen.begin, keys, d_scores,
+                   keys, false);
+      for (std::int64_t h = 0; h < heads; ++h) {
+        for (std::int64_t i = 0; i < count; ++i) {
+          C* p = probabilities + (h * count + i) * keys;
+          C* ds = d_scores + (h * count + i) * keys;
+          mask_row(p, s.first_seen(s.token + first + i) - seen.begin,
+                   seen.end - seen.begin - count + i + 1, seen.width);
+          const C lse = log_sum[(s.row + first + i) * shape.heads + h];
+          Vec<C> along{};
+          for (std::int64_t j = 0; j < seen.width; j += kLanes<C>) {
+            const Vec<C> probability = simd::exp(simd::load(p + j) - lse);
+            simd::store(p + j, probability);
+            along += probability * simd::load(ds + j);
+          }
+          const C delta = simd::sum(along);
+          for (std::int64_t j = 0; j < seen.width; j += kLanes<C>) {
+            simd::store(ds + j, simd::load(p + j) * (simd::load(ds + j) - delta));
+          }
         }
       }
-    }
-    const std::int64_t span = seen.end - seen.begin, from = seen.begin * wide;
-    simd::matmul(rows, wide, span, d_scores, keys, 1, k_rows + from, wide, dq_rows, wide, false);
-    simd::matmul(span, wide, rows, d_scores, 1, keys, q_rows, wide, dk_rows + from, wide, true);
-    simd::matmul(span, wide, rows, probabilities, 1, keys, d_o_rows, wide, dv_rows + from, wide,
-                 true);
-    for (std::int64_t h = 0; h < heads; ++h) {
-      write_rows(dq_rows + h * count * wide, wide, count, dim, scale,
-                 dq + (s.row + first) * q_row + h * dim, q_row);
+      const std::int64_t span = seen.end - seen.begin, from = seen.begin * wide;
+      simd::matmul(rows, wide, span, d_scores, keys, 1, k_rows + from, wide, dq_rows, wide, false);
+      simd::matmul(span, wide, rows, d_scores, 1, keys, q_rows, wide, dk_rows + from, wide, true);
+      simd::matmul(span, wide, rows, probabilities, 1, keys, d_o_rows, wide, dv_rows + from, wide,
+                   true);
+      for (std::int64_t h = 0; h < heads; ++h) {
+        write_rows(dq_rows + h * count * wide, wide, count, dim, scale,
+                   dq + (s.row + first) * q_row + h * dim, q_row);
+      }
     }
   }
-  write_rows(dk_rows, wide, s.keys, dim, C{1}, dk + s.key_begin * kv_row, kv_row);
-  write_rows(dv_rows, wide, s.keys, dim, C{1}, dv + s.key_begin * kv_row, kv_row);
+  const auto last = static_cast<std::int64_t>(piece.end) - 1;
+  leave_path(dk_rows, wide, segments, last, 0, dim, dk, kv_row);
+  leave_path(dv_rows, wide, segments, last, 0, dim, dv, kv_row);
 }
 
 Shape shape_of(const at::Tensor& q, const at::Tensor& k) {
   return {q.size(1), k.size(1), q.size(2)};
 }
 
-/// Runs task(segment's queries, group, workspace) for all segments and groups in parallel.
+/// Each tree as pieces of `tokens` or a little more, or as one.
+std::vector<Piece> pieces_of(const std::vector<Queries>& queries, std::int64_t tokens) {
+  std::vector<Piece> pieces;
+  std::int64_t used = 0;
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    if (i == 0 || queries[i].parent < 0 || used >= tokens) {
+      pieces.push_back({i, i});
+      used = 0;
+    }
+    pieces.back().end = i + 1;
+    used += queries[i].length;
+  }
+  return pieces;
+}
+
+/// Runs task(piece, group, workspace) for all pieces and groups in parallel.
 template <class C, class Task>
-void for_each_task(const std::vector<Queries>& queries, std::int64_t groups, const Task& task) {
-  const auto tasks = static_cast<std::int64_t>(queries.size()) * groups;
+void for_each_task(const std::vector<Piece>& pieces, std::int64_t groups, const Task& task) {
+  const auto tasks = static_cast<std::int64_t>(pieces.size()) * groups;
   at::parallel_for(0, tasks, 1, [&](std::int64_t begin, std::int64_t end) {
     Workspace<C> workspace;
-    for (std::int64_t i = begin; i < end; ++i) task(queries[i / groups], i % groups, workspace);
+    for (std::int64_t i = begin; i < end; ++i) task(pieces[i / groups], i % groups, workspace);
   });
 }
 
@@ -268,14 +367,15 @@ struct Attention : torch::autograd::Function<Attention> {
                   q.options().dtype(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, q.scalar_type(), "attention", [&] {
       using C = Compute<scalar_t>;
-      for_each_task<C>(list->queries, shape.groups,
-                       [&](const Queries& s, std::int64_t group, Workspace<C>& workspace) {
+      for_each_task<C>(pieces_of(list->queries, kPieceTokens), shape.groups,
+                       [&](const Piece& piece, std::int64_t group, Workspace<C>& workspace) {
                          const std::int64_t head = group * shape.heads_per_group();
                          forward_task(q.const_data_ptr<scalar_t>() + head * shape.dim,
                                       k.const_data_ptr<scalar_t>() + group * shape.dim,
                                       v.const_data_ptr<scalar_t>() + group * shape.dim,
                                       o_SND.data_ptr<scalar_t>() + head * shape.dim,
-                                      log_sum_SN.data_ptr<C>() + head, s, shape, workspace);
+                                      log_sum_SN.data_ptr<C>() + head, list->queries.data(), piece,
+                                      shape, workspace);
                        });
     });
     ctx->save_for_backward({q_SND, k_TGD, v_TGD, log_sum_SN});
@@ -300,8 +400,8 @@ struct Attention : torch::autograd::Function<Attention> {
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, q.scalar_type(), "attention_backward", [&] {
       using C = Compute<scalar_t>;
       for_each_task<C>(
-          queries, shape.groups,
-          [&](const Queries& s, std::int64_t group, Workspace<C>& workspace) {
+          pieces_of(queries, std::numeric_limits<std::int64_t>::max()), shape.groups,
+          [&](const Piece& piece, std::int64_t group, Workspace<C>& workspace) {
             const std::int64_t head = group * shape.heads_per_group(), at = head * shape.dim,
                                kv_at = group * shape.dim;
             backward_task(q.const_data_ptr<scalar_t>() + at, k.const_data_ptr<scalar_t>() + kv_at,
@@ -309,7 +409,7 @@ struct Attention : torch::autograd::Function<Attention> {
                           log_sum_SN.const_data_ptr<C>() + head,
                           d_o.const_data_ptr<scalar_t>() + at, dq_SND.data_ptr<scalar_t>() + at,
                           dk_TGD.data_ptr<scalar_t>() + kv_at, dv_TGD.data_ptr<scalar_t>() + kv_at,
-                          s, shape, workspace);
+                          queries.data(), piece, shape, workspace);
           });
     });
     return {dq_SND, dk_TGD, dv_TGD, at::Tensor()};
@@ -324,9 +424,10 @@ struct Attention : torch::autograd::Function<Attention> {
       return padded_attention(q, k, v, queries, window_of(queries));
     }
     const FlashAttention flash = flash_attention(q, k, v, queries, window_of(queries));
-    ctx->save_for_backward(
-        {q, k, v, flash.o_TND, flash.log_sum, flash.offsets, flash.random_state, flash.unused});
+    ctx->save_for_backward({q, k, v, flash.o_TND, flash.log_sum, flash.offsets, flash.random_state,
+                            flash.unused, flash.key_offsets, flash.key_rows});
     ctx->saved_data["longest"] = flash.longest;
+    ctx->saved_data["longest_path"] = flash.longest_path;
     return flash.o_TND;
   }
 
@@ -336,26 +437,38 @@ struct Attention : torch::autograd::Function<Attention> {
     const auto saved = ctx->get_saved_variables();
     if (saved.size() == 3)
       return padded_attention_backward(q, k, v, d_o, queries, window_of(queries));
-    const FlashAttention flash{saved[3], saved[4], saved[5],
-                               saved[6], saved[7], ctx->saved_data["longest"].toInt()};
+    const FlashAttention flash{saved[3],
+                               saved[4],
+                               saved[5],
+                               saved[6],
+                               saved[7],
+                               saved[8],
+                               saved[9],
+                               ctx->saved_data["longest"].toInt(),
+                               ctx->saved_data["longest_path"].toInt()};
     return flash_attention_backward(d_o, q, k, v, flash, window_of(queries));
   }
 };
 
-/// The segments' key ranges, checked: without parents, in order, covering all T tokens.
-std::vector<Queries> key_ranges(std::span<const Segment> segments, std::int64_t tokens,
+/// The segments' places, checked: in order, covering all T tokens, parents before their children.
+std::vector<Queries> key_places(std::span<const Segment> segments, std::int64_t tokens,
                                 std::int64_t window) {
   TORCH_CHECK(window >= 0, "attention: a negative window");
   std::vector<Queries> result;
   std::int64_t next = 0;
   for (const Segment& s : segments) {
-    if (s.parent >= 0)
-      throw ConfigError(
-          "attention: segments with a parent (shared prefixes) are not supported yet");
     TORCH_CHECK(s.begin == next && s.length > 0,
                 "attention: segments must follow each other without gaps");
     next += s.length;
-    result.push_back({.key_begin = s.begin, .keys = s.length, .window = window});
+    std::int64_t above = std::ssize(result) - 1;  // along the path of the segment before
+    while (s.parent >= 0 && above > s.parent) above = result[above].parent;
+    TORCH_CHECK(s.parent < 0 || above == s.parent,
+                "attention: a segment must stand behind its parent, among that one's children");
+    result.push_back({.begin = s.begin,
+                      .length = s.length,
+                      .depth = s.parent < 0 ? 0 : result[above].keys(),
+                      .parent = std::max<std::int64_t>(s.parent, -1),
+                      .window = window});
   }
   TORCH_CHECK(next == tokens, "attention: segments hold ", next, " tokens, the pack ", tokens);
   return result;
@@ -376,10 +489,10 @@ at::Tensor attention(const at::Tensor& q_TND, const at::Tensor& k_TGD, const at:
   check_shapes(q_TND, k_TGD, v_TGD);
   TORCH_CHECK(q_TND.size(0) == k_TGD.size(0), "attention: queries and keys differ in number");
   auto list = c10::make_intrusive<QueryList>();
-  list->queries = key_ranges(segments, k_TGD.size(0), window);
+  list->queries = key_places(segments, k_TGD.size(0), window);
   for (Queries& s : list->queries) {
-    s.row = s.token = s.key_begin;
-    s.count = s.keys;
+    s.row = s.token = s.begin;
+    s.count = s.length;
   }
   return Attention::apply(q_TND, k_TGD, v_TGD, list);
 }
@@ -391,11 +504,11 @@ at::Tensor attention_at(const at::Tensor& q_SND, const at::Tensor& k_TGD, const 
   TORCH_CHECK(q_SND.size(0) == static_cast<std::int64_t>(tokens_S.size()),
               "attention: queries and tokens differ in number");
   auto list = c10::make_intrusive<QueryList>();
-  list->queries = key_ranges(segments, k_TGD.size(0), window);
+  list->queries = key_places(segments, k_TGD.size(0), window);
   for (std::size_t row = 0; row < tokens_S.size(); ++row) {
     const auto after =
         std::upper_bound(list->queries.begin(), list->queries.end(), tokens_S[row],
-                         [](std::int64_t token, const Queries& s) { return token < s.key_begin; });
+                         [](std::int64_t token, const Queries& s) { return token < s.begin; });
     TORCH_CHECK(after != list->queries.begin() && tokens_S[row] < k_TGD.size(0),
                 "attention: token outside the pack");
     Queries& s = *(after - 1);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #ifdef GRAPHLORA_HAS_CUDA
 #include <cuda_runtime_api.h>
@@ -31,10 +32,19 @@ at::ScalarType compute_type(const at::Tensor& q) {
   return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-/// Queries [first, first + width) of each of the segments.
-Batch make_batch(std::span<const SegmentQueries> segments, std::int64_t first, std::int64_t width,
-                 std::int64_t keys, std::int64_t window, at::Device device) {
-  const auto size = static_cast<std::int64_t>(segments.size());
+/// Tokens of the pack along the path of segment i.
+std::vector<std::int64_t> path_of(std::span<const SegmentQueries> all, std::size_t i) {
+  std::vector<std::int64_t> tokens(static_cast<std::size_t>(all[i].keys()));
+  for (auto s = static_cast<std::int64_t>(i); s >= 0; s = all[s].parent)
+    std::iota(tokens.begin() + all[s].depth, tokens.begin() + all[s].keys(), all[s].begin);
+  return tokens;
+}
+
+/// Queries [first, first + width) of each of the segments [begin, end).
+Batch make_batch(std::span<const SegmentQueries> all, std::size_t begin, std::size_t end,
+                 std::int64_t first, std::int64_t width, std::int64_t keys, std::int64_t window,
+                 at::Device device) {
+  const auto size = static_cast<std::int64_t>(end - begin);
   const at::Tensor query_BQ = at::empty({size, width}, at::kLong),
                    seen_BQ = at::empty({size, width}, at::kLong),
                    key_BK = at::empty({size, keys}, at::kLong);
@@ -43,20 +53,21 @@ Batch make_batch(std::span<const SegmentQueries> segments, std::int64_t first, s
   auto* seen = seen_BQ.mutable_data_ptr<std::int64_t>();
   auto* key = key_BK.mutable_data_ptr<std::int64_t>();
   for (std::int64_t b = 0; b < size; ++b) {
-    const SegmentQueries& s = segments[static_cast<std::size_t>(b)];
+    const SegmentQueries& s = all[begin + static_cast<std::size_t>(b)];
+    const std::vector<std::int64_t> path = path_of(all, begin + static_cast<std::size_t>(b));
     for (std::int64_t i = 0; i < width; ++i) {
       const std::int64_t own = std::min(first + i, std::max<std::int64_t>(s.count - 1, 0));
       query[b * width + i] = s.count > 0 ? s.row + own : 0;
-      seen[b * width + i] = s.count > 0 ? s.token + own - s.key_begin : 0;
+      seen[b * width + i] = s.count > 0 ? s.place(s.token + own) : 0;
       if (first + i >= s.count) continue;
       real_queries.push_back(b * width + i);
       query_rows.push_back(s.row + own);
     }
     for (std::int64_t j = 0; j < keys; ++j) {
-      key[b * keys + j] = s.key_begin + std::min(j, s.keys - 1);
-      if (j >= s.keys) continue;
+      key[b * keys + j] = path[std::min(j, s.keys() - 1)];
+      if (j >= s.keys()) continue;
       real_keys.push_back(b * keys + j);
-      key_rows.push_back(s.key_begin + j);
+      key_rows.push_back(path[j]);
     }
   }
   const auto to_device = [&](const std::vector<std::int64_t>& values) {
@@ -115,7 +126,7 @@ void for_each_batch(std::span<const SegmentQueries> queries, std::int64_t heads,
     std::size_t end = begin;
     std::int64_t keys = 0, most = 0;
     while (end < queries.size()) {
-      const std::int64_t wider = std::max(keys, queries[end].keys),
+      const std::int64_t wider = std::max(keys, queries[end].keys()),
                          more = std::max(most, queries[end].count);
       const auto segments = static_cast<std::int64_t>(end - begin + 1);
       if (end > begin && segments * heads * wider * more > kMaxScores) break;
@@ -125,8 +136,8 @@ void for_each_batch(std::span<const SegmentQueries> queries, std::int64_t heads,
     const std::int64_t block =
         std::max<std::int64_t>(1, std::min(most, kMaxScores / (segments * heads * keys)));
     for (std::int64_t first = 0; first < most; first += block) {
-      body(make_batch(queries.subspan(begin, end - begin), first, std::min(block, most - first),
-                      keys, window, device));
+      body(make_batch(queries, begin, end, first, std::min(block, most - first), keys, window,
+                      device));
     }
     begin = end;
   }
@@ -179,7 +190,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> padded_attention_backward(
         0, batch.query_rows_S,
         real_rows(at::matmul(d_s, k).mul_(scale), batch.real_queries_S, rows, q_SND.scalar_type()));
     const auto add = [&](at::Tensor& sum_TGD, const at::Tensor& part_BGKD) {
-      // A key's row is in one batch of segments, once: the order of additions is that of batches.
+      // A key's row is in a batch once for each segment below it.
       sum_TGD.index_add_(0, batch.key_rows_T,
                          real_rows(part_BGKD, batch.real_keys_T, keys, sum_TGD.scalar_type()));
     };
@@ -189,13 +200,23 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> padded_attention_backward(
   return {dq_SND, dk_TGD.to(k_TGD.scalar_type()), dv_TGD.to(v_TGD.scalar_type())};
 }
 
+namespace {
+
+/// Keys or values as the flash kernels read them. With their queries at the end of the paths, the
+/// kernels' causal mask (aligned there) and window are the right ones.
+at::Tensor along_paths(const at::Tensor& x_TGD, const FlashAttention& flash) {
+  return flash.key_rows.defined() ? x_TGD.index_select(0, flash.key_rows) : x_TGD;
+}
+
+}  // namespace
+
 bool flash_attention_fits([[maybe_unused]] const at::Tensor& q_SND,
                           [[maybe_unused]] std::span<const SegmentQueries> queries) {
 #ifdef GRAPHLORA_HAS_CUDA
   if (!q_SND.is_cuda() || q_SND.scalar_type() != at::kBFloat16) return false;
   if (q_SND.size(2) % 8 != 0 || q_SND.size(2) > 256 || q_SND.size(0) == 0) return false;
   for (const SegmentQueries& s : queries)
-    if (s.count != s.keys || s.row != s.key_begin || s.token != s.key_begin) return false;
+    if (s.count != s.length || s.row != s.begin || s.token != s.begin) return false;
   int major = 0;
   return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
                                 q_SND.device().index()) == cudaSuccess &&
@@ -209,19 +230,34 @@ FlashAttention flash_attention(const at::Tensor& q_TND, const at::Tensor& k_TGD,
                                const at::Tensor& v_TGD, std::span<const SegmentQueries> queries,
                                std::int64_t window) {
   FlashAttention result;
-  std::vector<std::int32_t> offsets{0};
+  std::vector<std::int32_t> offsets{0}, key_offsets{0};
+  bool shares = false;
   for (const SegmentQueries& s : queries) {
-    offsets.push_back(static_cast<std::int32_t>(s.key_begin + s.keys));
-    result.longest = std::max(result.longest, s.keys);
+    offsets.push_back(static_cast<std::int32_t>(s.begin + s.length));
+    key_offsets.push_back(key_offsets.back() + static_cast<std::int32_t>(s.keys()));
+    result.longest = std::max(result.longest, s.length);
+    result.longest_path = std::max(result.longest_path, s.keys());
+    shares = shares || s.parent >= 0;
   }
   result.offsets = at::tensor(offsets, at::kInt).to(q_TND.device());
+  result.key_offsets = result.offsets;
+  if (shares) {
+    std::vector<std::int64_t> rows;
+    for (std::size_t i = 0; i < queries.size(); ++i) {
+      const auto path = path_of(queries, i);
+      rows.insert(rows.end(), path.begin(), path.end());
+    }
+    result.key_offsets = at::tensor(key_offsets, at::kInt).to(q_TND.device());
+    result.key_rows = at::tensor(rows, at::kLong).to(q_TND.device());
+  }
   const std::optional<std::int64_t> left = window > 0 ? std::optional(window - 1) : std::nullopt,
                                     right =
                                         window > 0 ? std::optional<std::int64_t>(0) : std::nullopt;
   at::Tensor debug_mask;
   std::tie(result.o_TND, result.log_sum, result.random_state, result.unused, debug_mask) =
-      at::_flash_attention_forward(q_TND, k_TGD, v_TGD, result.offsets, result.offsets,
-                                   result.longest, result.longest, /*dropout_p=*/0.0,
+      at::_flash_attention_forward(q_TND, along_paths(k_TGD, result), along_paths(v_TGD, result),
+                                   result.offsets, result.key_offsets, result.longest,
+                                   result.longest_path, /*dropout_p=*/0.0,
                                    /*is_causal=*/true, /*return_debug_mask=*/false,
                                    /*scale=*/std::nullopt, left, right);
   return result;
@@ -233,11 +269,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
   const std::optional<std::int64_t> left = window > 0 ? std::optional(window - 1) : std::nullopt,
                                     right =
                                         window > 0 ? std::optional<std::int64_t>(0) : std::nullopt;
-  return at::_flash_attention_backward(d_o_TND, q_TND, k_TGD, v_TGD, forward.o_TND, forward.log_sum,
-                                       forward.offsets, forward.offsets, forward.longest,
-                                       forward.longest, /*dropout_p=*/0.0, /*is_causal=*/true,
-                                       forward.random_state, forward.unused,
-                                       /*scale=*/std::nullopt, left, right);
+  auto [dq_TND, dk, dv] = at::_flash_attention_backward(
+      d_o_TND, q_TND, along_paths(k_TGD, forward), along_paths(v_TGD, forward), forward.o_TND,
+      forward.log_sum, forward.offsets, forward.key_offsets, forward.longest, forward.longest_path,
+      /*dropout_p=*/0.0, /*is_causal=*/true, forward.random_state, forward.unused,
+      /*scale=*/std::nullopt, left, right);
+  if (!forward.key_rows.defined()) return {dq_TND, dk, dv};
+  const auto summed = [&](const at::Tensor& path_gradients, const at::Tensor& x_TGD) {
+    return at::zeros(x_TGD.sizes(), x_TGD.options().dtype(at::kFloat))
+        .index_add_(0, forward.key_rows, path_gradients.to(at::kFloat))
+        .to(x_TGD.scalar_type());
+  };
+  return {dq_TND, summed(dk, k_TGD), summed(dv, v_TGD)};
 }
 
 }  // namespace graphlora

@@ -12,15 +12,22 @@
 namespace graphlora {
 
 /// Queries of one segment: rows [row, row + count) of q stand at tokens [token, token + count) of
-/// the pack, and see the segment's keys up to their own.
+/// the pack, and see the keys of the segment's path up to their own. The path is the ancestors'
+/// tokens, the root's first, and then the segment's own.
 struct SegmentQueries {
-  std::int64_t key_begin = 0, keys = 0;
+  std::int64_t begin = 0, length = 0;  ///< the segment's own tokens
+  std::int64_t depth = 0;              ///< tokens of its ancestors
+  std::int64_t parent = -1;            ///< index among the pack's segments, -1: none
   std::int64_t row = 0, token = 0, count = 0;
   std::int64_t window = 0;  ///< keys a query sees, itself included; 0: all before it
 
-  /// First key, from key_begin, that the query at `token` sees.
+  /// Keys of the path.
+  std::int64_t keys() const { return depth + length; }
+  /// Place along the path of a token of the segment.
+  std::int64_t place(std::int64_t at_token) const { return depth + at_token - begin; }
+  /// First place that the query at `at_token` sees.
   std::int64_t first_seen(std::int64_t at_token) const {
-    return window == 0 ? 0 : std::max<std::int64_t>(0, at_token - key_begin - window + 1);
+    return window == 0 ? 0 : std::max<std::int64_t>(0, place(at_token) - window + 1);
   }
 };
 
@@ -39,10 +46,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> padded_attention_backward(
 /// that its kernels know, and every token a query.
 bool flash_attention_fits(const at::Tensor& q_SND, std::span<const SegmentQueries> queries);
 
-/// The flash kernels' result and what their backward wants of the forward.
+/// The flash kernels' result and what their backward wants of the forward. Where segments have
+/// parents the kernels read every path's keys one behind the other: rows `key_rows` of k, at
+/// `key_offsets`.
 struct FlashAttention {
   at::Tensor o_TND, log_sum, offsets, random_state, unused;
-  std::int64_t longest = 0;
+  at::Tensor key_offsets, key_rows;  ///< key_rows undefined: k as it is
+  std::int64_t longest = 0, longest_path = 0;
 };
 FlashAttention flash_attention(const at::Tensor& q_TND, const at::Tensor& k_TGD,
                                const at::Tensor& v_TGD, std::span<const SegmentQueries> queries,

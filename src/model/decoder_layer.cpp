@@ -37,8 +37,8 @@ at::Tensor Decoder::adapted(std::int64_t layer, const at::Tensor& x, const BaseL
   }
   Injection injection;
   if (adapters_.injects(layer)) {
-    injection = {rows.z_Ar, adapters_.lambda_lora(), adapters_.lambda_gnn(), rows.anchor_token_A,
-                 inputs.ratio_sums_2};
+    injection = {rows.z_Ar,           adapters_.lambda_lora(), adapters_.lambda_gnn(),
+                 rows.anchor_token_A, inputs.ratio_sums_2,     rows.anchor_examples_A};
   }
   return lora_linear(x, base, residual, stacked, injection,
                      {inputs.dropout, layer, group, rows.streams_T, rows.positions_T});

@@ -20,6 +20,7 @@ struct TokenRows {
   at::Tensor streams_T, positions_T;  ///< i64
   at::Tensor anchor_token_A;          ///< i64 rows
   at::Tensor z_Ar;                    ///< undefined: no injection
+  at::Tensor anchor_examples_A = {};  ///< see Pack
 };
 
 /// What all layers of a forward share.

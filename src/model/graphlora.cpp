@@ -31,8 +31,10 @@ TokenRows scored_rows(const TokenRows& all, const Pack& pack) {
     }
   }
   rows.anchor_token_A = at::tensor(places, at::kLong).to(device);
-  if (all.z_Ar.defined())
-    rows.z_Ar = all.z_Ar.index_select(0, at::tensor(anchors, at::kLong).to(device));
+  const at::Tensor picked = at::tensor(anchors, at::kLong).to(device);
+  if (all.z_Ar.defined()) rows.z_Ar = all.z_Ar.index_select(0, picked);
+  if (all.anchor_examples_A.defined())
+    rows.anchor_examples_A = all.anchor_examples_A.index_select(0, picked);
   return rows;
 }
 
@@ -48,7 +50,9 @@ void check_pack(const Pack& pack, const AnchorRows& anchors, const LlamaConfig& 
                   pack.streams_T.size(0) == tokens &&
                   within(pack.positions_T, std::numeric_limits<std::int64_t>::max()) &&
                   within(pack.anchor_token_A, tokens) && within(pack.last_token_S, tokens) &&
-                  pack.anchor_row_A.size(0) == pack.anchor_token_A.size(0),
+                  pack.anchor_row_A.size(0) == pack.anchor_token_A.size(0) &&
+                  (!pack.anchor_examples_A.defined() ||
+                   pack.anchor_examples_A.size(0) == pack.anchor_token_A.size(0)),
               "graphlora: inconsistent pack");
   if (!within(pack.tokens_T, config.vocab_size)) {
     throw DataError(
@@ -114,6 +118,7 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
   inputs.segments = pack.segments;
   inputs.all = {here(pack.streams_T), here(pack.positions_T), anchor_token_A, {}};
   if (anchors.z_Mr.defined()) inputs.all.z_Ar = anchors.z_Mr.index_select(0, anchor_row_A);
+  if (pack.anchor_examples_A.defined()) inputs.all.anchor_examples_A = here(pack.anchor_examples_A);
   inputs.scored = scored_rows(inputs.all, pack);
   const auto* last = pack.last_token_S.const_data_ptr<std::int64_t>();
   inputs.scored_token_S.assign(last, last + pack.last_token_S.size(0));

@@ -331,8 +331,12 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     const at::Tensor graph_AR = (z_Ar.to(h_TR.scalar_type()) * lambda_gnn).repeat({1, repeats});
     h_TR.index_copy_(0, injection.token_A, lora_AR + graph_AR);
     if (injection.ratio_sums_2.defined()) {
-      injection.ratio_sums_2.add_(at::stack(
-          {graph_AR.to(at::kDouble).square().sum(), lora_AR.to(at::kDouble).square().sum()}));
+      const auto squares = [&](const at::Tensor& x_AR) {
+        const at::Tensor squares_A = x_AR.to(at::kDouble).square().sum(1);
+        return injection.examples_A.defined() ? squares_A.dot(injection.examples_A)
+                                              : squares_A.sum();
+      };
+      injection.ratio_sums_2.add_(at::stack({squares(graph_AR), squares(lora_AR)}));
     }
     return u_AR;
   }

@@ -41,6 +41,7 @@ struct Injection {
   at::Tensor lambda_lora, lambda_gnn;  ///< scalars
   at::Tensor token_A;                  ///< i64 rows of x; each at most once
   at::Tensor ratio_sums_2;  ///< f64, or undefined: Σ‖λ_gnn·z‖² and Σ‖λ_lora·A·x‖² are added
+  at::Tensor examples_A = {};  ///< f64, how often each anchor counts there; undefined: once
 };
 
 /// Dropout of the adapters' input.

@@ -1,16 +1,49 @@
 #include "train/evaluate.hpp"
 
 #include <algorithm>
+#include <map>
+#include <numeric>
+#include <tuple>
 
 #include "core/file.hpp"
 #include "core/progress.hpp"
+#include "core/rng.hpp"
 #include "core/tensor_view.hpp"
 #include "train/sampler.hpp"
 
 namespace graphlora {
 namespace {
 
-constexpr std::int64_t kChunkPerReplica = 64;  // examples between two exchanges of anchor rows
+constexpr std::int64_t kChunkPerReplica = 128;  // examples between two exchanges of anchor rows
+
+/// Places in `rows`, in the order in which they are scored: as given, or each user's together by
+/// time.
+std::vector<std::size_t> scoring_order(const Dataset& dataset, std::span<const std::int64_t> rows,
+                                       bool by_user) {
+  std::vector<std::size_t> order(rows.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (!by_user) return order;
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::tuple(dataset.user()[rows[a]], dataset.time()[rows[a]]) <
+           std::tuple(dataset.user()[rows[b]], dataset.time()[rows[b]]);
+  });
+  return order;
+}
+
+/// What the prompts [begin, end) cost; without sharing each is a group of its own.
+std::vector<ExampleCost> costs_of(const PromptList& prompts, std::int64_t begin, std::int64_t end,
+                                  bool shared_prefix) {
+  std::map<std::pair<std::uint64_t, std::int64_t>, std::size_t> groups;
+  std::vector<ExampleCost> costs;
+  for (std::int64_t i = begin; i < end; ++i) {
+    const auto [tokens, private_from] = prompts.extent(i);
+    std::size_t group = costs.size();
+    if (shared_prefix)
+      group = groups.try_emplace({prompts.beginning(i), private_from}, group).first->second;
+    costs.push_back({tokens, private_from, group});
+  }
+  return costs;
+}
 
 std::string csv_field(std::string_view text) {
   if (text.find_first_of(",\"\n\r") == std::string_view::npos) return std::string(text);
@@ -21,48 +54,38 @@ std::string csv_field(std::string_view text) {
 
 }  // namespace
 
-std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
-                              std::int64_t micro_batch, const std::string& progress_label,
-                              bool stops_on_signal) {
+std::vector<float> score_prompts(Recommender& model, const PromptList& prompts,
+                                 std::int64_t micro_batch,
+                                 const std::function<void(std::int64_t)>& on_progress,
+                                 bool stops_on_signal, bool shared_prefix) {
   const at::NoGradGuard guard;
   const ProcessGrid& grid = *model.workspace().grid;
-  const PromptBuilder& prompts = model.prompts();
-  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples",
-                    grid.rank() == 0);
-  model.anchors().begin_inference();
 
-  std::vector<float> result(rows.size(), 0.0F);
-  const std::int64_t total = static_cast<std::int64_t>(rows.size()),
-                     chunk = kChunkPerReplica * grid.replicas();
-  for (std::int64_t begin = 0; begin < total; begin += chunk) {
-    const std::int64_t end = std::min(total, begin + chunk);
-    std::vector<std::int64_t> lengths;
-    for (std::int64_t i = begin; i < end; ++i) lengths.push_back(prompts.length(rows[i], 0));
-    const auto share = deal(lengths, grid.replicas())[grid.replica()];
-
+  std::vector<float> result(static_cast<std::size_t>(prompts.size), 0.0F);
+  const std::int64_t chunk = kChunkPerReplica * grid.replicas();
+  for (std::int64_t begin = 0; begin < prompts.size; begin += chunk) {
+    const std::int64_t end = std::min(prompts.size, begin + chunk);
+    const auto share =
+        deal(costs_of(prompts, begin, end, shared_prefix), grid.replicas())[grid.replica()];
     std::vector<Prompt> mine;
-    std::vector<std::int64_t> nodes, stream, my_lengths;
+    std::vector<std::int64_t> nodes, stream;
     for (const std::size_t i : share) {
-      mine.push_back(prompts.build(rows[begin + static_cast<std::int64_t>(i)], 0));
-      for (const auto& anchor : mine.back().anchors) nodes.push_back(anchor.node);
+      mine.push_back(prompts.build(begin + static_cast<std::int64_t>(i)));
       stream.push_back(mine.back().row);
-      my_lengths.push_back(lengths[i]);
     }
+    const std::vector<Pack> packs =
+        make_packs(mine, stream, micro_batch, shared_prefix ? Sharing::inference : Sharing::none);
+    for (const Pack& pack : packs)
+      for (const Pack::Anchor& anchor : pack.anchors) nodes.push_back(anchor.node);
     const AnchorRows anchors = model.anchors().infer(nodes);
-    std::int64_t first_anchor = 0;
-    const auto bounds = split_by_budget(my_lengths, micro_batch);
-    for (std::size_t k = 0; k + 1 < bounds.size(); ++k) {
-      const std::size_t first = bounds[k], count = bounds[k + 1] - first;
-      const Pack pack = make_pack(std::span(mine).subspan(first, count),
-                                  std::span(stream).subspan(first, count), first_anchor);
-      first_anchor += pack.anchor_row_A.size(0);
+    for (const Pack& pack : packs) {
       const at::Tensor score_S =
           model.llm().forward(pack, anchors, {}).to(at::kFloat).cpu().contiguous();
-      for (std::size_t s = 0; s < count; ++s)
-        result[begin + static_cast<std::int64_t>(share[first + s])] =
+      for (std::size_t s = 0; s < pack.example_S.size(); ++s)
+        result[begin + static_cast<std::int64_t>(share[pack.example_S[s]])] =
             score_S.const_data_ptr<float>()[s];
     }
-    progress.update(end);
+    if (on_progress) on_progress(end);
     if (!stops_on_signal) continue;
     const at::Tensor interrupted = at::full({1}, Job::interrupted() ? 1 : 0, at::kLong);
     grid.world().all_reduce(interrupted, ReduceOp::max, Traffic::metrics).wait();
@@ -71,6 +94,33 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
 
   // Each score stands on the ranks of one replica, the others hold 0.
   grid.data().all_reduce(view_of(result), ReduceOp::sum, Traffic::metrics).wait();
+  return result;
+}
+
+std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
+                              std::int64_t micro_batch, const std::string& progress_label,
+                              bool stops_on_signal, bool shared_prefix) {
+  const PromptBuilder& prompts = model.prompts();
+  const Dataset& dataset = *model.workspace().dataset;
+  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples",
+                    model.workspace().grid->rank() == 0);
+  model.anchors().begin_inference();
+  const std::vector<std::size_t> order = scoring_order(dataset, rows, shared_prefix);
+  const auto row = [&](std::int64_t i) { return rows[order[i]]; };
+  const std::vector<float> scores = score_prompts(
+      model,
+      {.size = static_cast<std::int64_t>(rows.size()),
+       .extent = [&](std::int64_t i) { return prompts.extent(row(i), 0); },
+       .beginning =
+           [&](std::int64_t i) {
+             const auto user = static_cast<std::uint64_t>(dataset.user()[row(i)]);
+             return splitmix64(user) ^ prompts.history_hash(row(i));
+           },
+       .build = [&](std::int64_t i) { return prompts.build(row(i), 0); }},
+      micro_batch, [&](std::int64_t done) { progress.update(done); }, stops_on_signal,
+      shared_prefix);
+  std::vector<float> result(scores.size());
+  for (std::size_t i = 0; i < scores.size(); ++i) result[order[i]] = scores[i];
   return result;
 }
 

@@ -2,7 +2,9 @@
 // quality.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "train/metrics.hpp"
@@ -10,12 +12,32 @@
 
 namespace graphlora {
 
+/// Prompts by number, which are built when they are needed on the rank that needs them.
+struct PromptList {
+  std::int64_t size = 0;
+  std::function<PromptBuilder::Extent(std::int64_t)> extent;
+  /// Equal for prompts that are the same before their `private_from`, where that is equal too: they
+  /// go to one replica where balance allows.
+  std::function<std::uint64_t(std::int64_t)> beginning;
+  std::function<Prompt(std::int64_t)> build;
+};
+
+/// Scores in fp32 of a list's prompts in their order, on every rank; no dropout. Prompts with a
+/// common beginning should stand together: with `shared_prefix` it is computed once. The model's
+/// anchors must be ready (AnchorStage::begin_inference). `on_progress` (may be empty): called with
+/// the number of prompts done so far. The other arguments: as for score_rows. Collective.
+std::vector<float> score_prompts(Recommender& model, const PromptList& prompts,
+                                 std::int64_t micro_batch,
+                                 const std::function<void(std::int64_t)>& on_progress,
+                                 bool stops_on_signal = false, bool shared_prefix = true);
+
 /// Scores in fp32 of `rows` in their order, on every rank. Graph: all training positives; template
 /// 0; no dropout. `micro_batch`: tokens a pack holds at most. With `stops_on_signal` nothing is
-/// returned if a signal of Job::catch_signals() reached any rank meanwhile. Collective.
+/// returned if a signal of Job::catch_signals() reached any rank meanwhile. With `shared_prefix`
+/// rows of one user are scored together. Collective.
 std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
                               std::int64_t micro_batch, const std::string& progress_label,
-                              bool stops_on_signal = false);
+                              bool stops_on_signal = false, bool shared_prefix = true);
 
 struct Evaluation {
   RankingQuality all, warm, cold;

@@ -1,7 +1,7 @@
 #include "train/sampler.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <map>
 #include <tuple>
 
 #include "core/error.hpp"
@@ -15,6 +15,45 @@ std::uint64_t key(std::uint64_t seed, const char* purpose, std::int64_t epoch, i
   const std::uint64_t of_epoch =
       splitmix64(hash_name(seed, purpose) ^ static_cast<std::uint64_t>(epoch));
   return splitmix64(of_epoch ^ static_cast<std::uint64_t>(group));
+}
+
+struct Shares {
+  std::vector<std::vector<std::size_t>> examples;  // of each replica
+  std::int64_t most = 0;                           // tokens of the fullest
+};
+
+/// Every group in so many pieces, dealt longest first.
+Shares deal_pieces(std::span<const ExampleCost> examples,
+                   const std::map<std::size_t, std::vector<std::size_t>>& groups,
+                   std::size_t pieces, int replicas) {
+  struct PieceOfGroup {
+    std::span<const std::size_t> examples;
+    std::int64_t tokens;
+  };
+  std::vector<PieceOfGroup> all;
+  for (const auto& [name, group] : groups) {
+    const std::size_t parts = std::min(pieces, group.size());
+    for (std::size_t p = 0; p < parts; ++p) {
+      const std::size_t begin = group.size() * p / parts, end = group.size() * (p + 1) / parts;
+      const auto part = std::span(group).subspan(begin, end - begin);
+      std::int64_t tokens = examples[part[0]].shared;
+      for (const std::size_t i : part) tokens += examples[i].tokens - examples[i].shared;
+      all.push_back({part, tokens});
+    }
+  }
+  std::sort(all.begin(), all.end(), [](const PieceOfGroup& a, const PieceOfGroup& b) {
+    return std::tuple(-a.tokens, a.examples[0]) < std::tuple(-b.tokens, b.examples[0]);
+  });
+  Shares shares{std::vector<std::vector<std::size_t>>(replicas)};
+  std::vector<std::int64_t> tokens(replicas, 0);
+  for (const PieceOfGroup& piece : all) {
+    const auto least = std::min_element(tokens.begin(), tokens.end());
+    *least += piece.tokens;
+    auto& share = shares.examples[least - tokens.begin()];
+    share.insert(share.end(), piece.examples.begin(), piece.examples.end());
+  }
+  shares.most = *std::max_element(tokens.begin(), tokens.end());
+  return shares;
 }
 
 }  // namespace
@@ -88,20 +127,22 @@ Batch Sampler::batch(std::int64_t step) const {
   return batch;
 }
 
-std::vector<std::vector<std::size_t>> deal(std::span<const std::int64_t> lengths, int replicas) {
-  std::vector<std::size_t> longest_first(lengths.size());
-  std::iota(longest_first.begin(), longest_first.end(), 0);
-  std::stable_sort(longest_first.begin(), longest_first.end(),
-                   [&](std::size_t a, std::size_t b) { return lengths[a] > lengths[b]; });
-  std::vector<std::vector<std::size_t>> shares(replicas);
-  std::vector<std::int64_t> tokens(replicas, 0);
-  for (const std::size_t example : longest_first) {
-    const auto least = std::min_element(tokens.begin(), tokens.end());
-    *least += lengths[example];
-    shares[least - tokens.begin()].push_back(example);
+std::vector<std::vector<std::size_t>> deal(std::span<const ExampleCost> examples, int replicas) {
+  std::map<std::size_t, std::vector<std::size_t>> groups;
+  std::size_t largest = 1;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    std::vector<std::size_t>& group = groups[examples[i].group];
+    group.push_back(i);
+    largest = std::max(largest, group.size());
   }
-  for (auto& share : shares) std::sort(share.begin(), share.end());
-  return shares;
+  Shares best;
+  for (std::size_t pieces = 1;; pieces *= 2) {
+    Shares shares = deal_pieces(examples, groups, pieces, replicas);
+    if (best.examples.empty() || shares.most < best.most) best = std::move(shares);
+    if (replicas == 1 || pieces >= largest) break;
+  }
+  for (auto& share : best.examples) std::sort(share.begin(), share.end());
+  return best.examples;
 }
 
 }  // namespace graphlora

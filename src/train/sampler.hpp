@@ -42,8 +42,16 @@ class Sampler {
   std::uint64_t seed_;
 };
 
-/// Examples dealt longest first to the replica with the fewest tokens (ties: lowest replica, lowest
-/// index). Returns for each replica the indices into `lengths`, ascending.
-std::vector<std::vector<std::size_t>> deal(std::span<const std::int64_t> lengths, int replicas);
+/// What an example costs: of its tokens `shared` are computed once for all examples of its group
+/// that are on one replica.
+struct ExampleCost {
+  std::int64_t tokens = 0, shared = 0;
+  std::size_t group = 0;  ///< any numbers, in any order
+};
+
+/// Groups dealt whole, most tokens first, to the replica with the fewest tokens (ties: lowest
+/// replica, lowest index). Where groups in 2, 4, 8 … pieces leave the fullest replica less to
+/// compute, they are divided. Returns for each replica the indices into `examples`, ascending.
+std::vector<std::vector<std::size_t>> deal(std::span<const ExampleCost> examples, int replicas);
 
 }  // namespace graphlora

@@ -19,8 +19,9 @@ struct StepPlan {
                         ///< the same user, history and template
   std::vector<std::vector<std::size_t>> shares;  ///< examples of each replica
 };
+/// With `shared_prefix` examples that begin alike go to one replica where balance allows.
 StepPlan plan_step(const Sampler& sampler, const PromptBuilder& prompts, const Dataset& dataset,
-                   std::uint64_t seed, std::int64_t step, int replicas);
+                   std::uint64_t seed, std::int64_t step, int replicas, bool shared_prefix);
 
 /// Whether an anchor is treated as unknown in this step (E and z zeroed), with probability `rate`:
 /// keyed by (step, user) for the user's, by (step, row) for the item's.

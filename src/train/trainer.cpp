@@ -57,6 +57,7 @@ class PhaseTimer {
 enum Scalar : std::int64_t {
   kLoss,
   kTokens,
+  kComputedTokens,
   kEmbeddingNorm,
   kRatioGraph,
   kRatioLora,
@@ -119,23 +120,30 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
 
   // 1. The global batch, and this replica's share of it.
   StepPlan plan;
-  std::vector<Prompt> prompts;
-  std::vector<std::int64_t> anchor_node_A, prefix_stream, lengths;
+  std::vector<Pack> packs;
+  std::vector<std::int64_t> anchor_node_A;
   std::vector<std::uint8_t> unknown_A;
+  std::int64_t tokens = 0, computed_tokens = 0;
   {
     const PhaseTimer timer(phases_, "prompts");
-    plan = plan_step(sampler_, model_.prompts(), dataset, config_.seed, step, grid.replicas());
+    plan = plan_step(sampler_, model_.prompts(), dataset, config_.seed, step, grid.replicas(),
+                     config_.shared_prefix);
+    std::vector<Prompt> prompts;
+    std::vector<std::int64_t> prefix_stream;
     for (const std::size_t i : plan.shares[grid.replica()]) {
-      const std::int64_t row = plan.batch.rows[i];
-      prompts.push_back(model_.prompts().build(row, plan.template_B[i]));
+      prompts.push_back(model_.prompts().build(plan.batch.rows[i], plan.template_B[i]));
       prefix_stream.push_back(plan.prefix_stream_B[i]);
-      lengths.push_back(plan.length_B[i]);
-      for (const Prompt::Anchor& anchor : prompts.back().anchors) {
-        anchor_node_A.push_back(anchor.node);
-        unknown_A.push_back(
-            anchor.node < dataset.users()
-                ? user_is_unknown(config_.seed, step, anchor.node, config_.unknown_rate)
-                : item_is_unknown(config_.seed, step, row, config_.unknown_rate));
+      tokens += plan.length_B[i];
+    }
+    packs = make_packs(prompts, prefix_stream, config_.micro_batch,
+                       config_.shared_prefix ? Sharing::training : Sharing::none);
+    for (const Pack& pack : packs) {
+      computed_tokens += pack.tokens();
+      for (const auto& [node, row] : pack.anchors) {
+        anchor_node_A.push_back(node);
+        unknown_A.push_back(node < dataset.users()
+                                ? user_is_unknown(config_.seed, step, node, config_.unknown_rate)
+                                : item_is_unknown(config_.seed, step, row, config_.unknown_rate));
       }
     }
   }
@@ -155,16 +163,10 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   const auto batch_examples = static_cast<double>(plan.batch.rows.size());
   at::Tensor loss_sum =
       at::zeros({}, at::dtype(at::kDouble).device(model_.table().weight_nD.device()));
-  std::int64_t first_anchor = 0;
-  const auto bounds = split_by_budget(lengths, config_.micro_batch);
-  for (std::size_t k = 0; k + 1 < bounds.size(); ++k) {
-    const std::size_t first = bounds[k], count = bounds[k + 1] - first;
+  for (const Pack& pack : packs) {
     at::Tensor loss;
     {
       const PhaseTimer timer(phases_, "LLM forward");
-      const Pack pack = make_pack(std::span(prompts).subspan(first, count),
-                                  std::span(prefix_stream).subspan(first, count), first_anchor);
-      first_anchor += pack.anchor_row_A.size(0);
       const at::Tensor score_S = model_.llm().forward(pack, anchors, dropout);
       loss = at::binary_cross_entropy_with_logits(score_S, pack.label_S.to(score_S.options()), {},
                                                   {}, at::Reduction::Sum) /
@@ -189,13 +191,12 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
     const PhaseTimer timer(phases_, "gradient sync");
     sync_.start({Placement::projector, Placement::gnn});
     auto* s = scalars.mutable_data_ptr<double>();
-    const auto tokens =
-        static_cast<double>(std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0}));
     const at::Tensor ratio = model_.llm().take_ratio_sums();
     // Sums over data, never over world: one tensor rank of a replica speaks for it.
     if (grid.tensor_rank() == 0) {
       s[kLoss] = loss_sum.item<double>();
-      s[kTokens] = tokens;
+      s[kTokens] = static_cast<double>(tokens);
+      s[kComputedTokens] = static_cast<double>(computed_tokens);
       s[kRatioGraph] = ratio[0].item<double>();
       s[kRatioLora] = ratio[1].item<double>();
     }
@@ -203,7 +204,7 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
     s[kInterrupted] = Job::interrupted() ? 1 : 0;
     s[kWritersDone] = writer.done ? 1 : 0;
     s[kWritersFailed] = writer.failed ? 1 : 0;
-    s[kScalars + grid.rank()] = tokens;
+    s[kScalars + grid.rank()] = static_cast<double>(computed_tokens);
     s[kScalars + grid.size() + grid.rank()] = static_cast<double>(peak_memory_bytes());
     grid.world().all_reduce(scalars, ReduceOp::sum, Traffic::metrics).wait();
     sync_.wait();
@@ -232,6 +233,7 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   result.grad_norm = std::sqrt(squared_norm);
   result.examples = static_cast<std::int64_t>(plan.batch.rows.size());
   result.tokens = static_cast<std::int64_t>(s[kTokens]);
+  result.computed_tokens = static_cast<std::int64_t>(s[kComputedTokens]);
   if (s[kRatioLora] > 0) result.graph_ratio = std::sqrt(s[kRatioGraph] / s[kRatioLora]);
   result.token_imbalance =
       *std::max_element(s + kScalars, s + kScalars + grid.size()) * grid.size() /
@@ -376,7 +378,8 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
     if (!due || result.state.evaluated_step == step || valid_rows.empty()) return;
     const auto eval_start = Clock::now();
     const std::vector<float> scores =
-        score_rows(model, valid_rows, config.micro_batch, "validating", /*stops_on_signal=*/true);
+        score_rows(model, valid_rows, config.micro_batch, "validating", /*stops_on_signal=*/true,
+                   config.shared_prefix);
     if (scores.empty()) {  // a resumed run does it first
       result.interrupted = true;
       return;
@@ -446,6 +449,7 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
                                   {"graph_ratio", nullptr},
                                   {"examples", r.examples},
                                   {"tokens", r.tokens},
+                                  {"computed_tokens", r.computed_tokens},
                                   {"step_seconds", step_seconds},
                                   {"tokens_per_s", static_cast<double>(r.tokens) / step_seconds},
                                   {"communication_seconds", after.seconds - before.seconds},

@@ -32,7 +32,8 @@ struct TrainConfig {
   std::vector<std::string> stages{"joint"};  ///< adapter, projector, joint; see Stages
   double unknown_rate = 0.05;
   std::int64_t block = 1;
-  double clip = 1;  ///< 0: off
+  bool shared_prefix = true;  ///< what examples of a pack begin with in common is computed once
+  double clip = 1;            ///< 0: off
   OptimizerConfig optimizer;
   Schedule schedule;
 };
@@ -56,8 +57,10 @@ TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
 /// What one step computed; exposed so that tests can compare grids step by step.
 struct StepResult {
   double loss = 0, grad_norm = 0, graph_ratio = -1;
-  std::int64_t examples = 0, tokens = 0, peak_memory_bytes = 0;
-  double token_imbalance = 1;  ///< most tokens of a rank over the mean
+  std::int64_t examples = 0, peak_memory_bytes = 0;
+  std::int64_t tokens = 0;           ///< of the prompts
+  std::int64_t computed_tokens = 0;  ///< of the packs: shared beginnings count once
+  double token_imbalance = 1;        ///< most computed tokens of a rank over the mean
   bool interrupted = false;
   std::int64_t writers_done = 0, writers_failed = 0;  ///< ranks; see CheckpointWriter::advance
   std::string divergence;  ///< why this step moved nothing: a loss or norm that is not finite

@@ -206,8 +206,9 @@ TEST_F(PromptTest, LengthIsThatOfThePromptBuilt) {
     const PromptBuilder prompts = builder({.max_tokens = limit});
     for (std::int64_t r = 0; r < dataset_.rows(); ++r) {
       for (std::int32_t t = 0; t < prompts.templates(); ++t) {
-        EXPECT_EQ(prompts.length(r, t),
-                  static_cast<std::int64_t>(prompts.build(r, t).tokens.size()));
+        const Prompt prompt = prompts.build(r, t);
+        EXPECT_EQ(prompts.length(r, t), static_cast<std::int64_t>(prompt.tokens.size()));
+        EXPECT_EQ(prompts.extent(r, t).private_from, prompt.private_from);
       }
     }
   }

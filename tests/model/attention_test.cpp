@@ -23,24 +23,31 @@ std::vector<Segment> segments_of(const std::vector<std::int64_t>& lengths) {
   return segments;
 }
 
-/// Softmax attention of one segment with the mask written out.
+/// Softmax attention of one segment after the other over its path, with the mask written out.
 at::Tensor reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const std::vector<Segment>& segments, std::int64_t window = 0) {
   const std::int64_t repeat = q.size(1) / k.size(1);
   std::vector<at::Tensor> outputs;
   for (const Segment& s : segments) {
-    const auto part = [&](const at::Tensor& x) {
-      return x.narrow(0, s.begin, s.length).transpose(0, 1);
+    std::vector<at::Tensor> path;
+    for (const Segment* p = &s;; p = &segments[p->parent]) {
+      path.insert(path.begin(), at::arange(p->begin, p->begin + p->length));
+      if (p->parent < 0) break;
+    }
+    const at::Tensor rows = at::cat(path);
+    const auto along_path = [&](const at::Tensor& x) {
+      return x.index_select(0, rows).transpose(0, 1).repeat_interleave(repeat, 0);
     };
-    const at::Tensor keys = part(k).repeat_interleave(repeat, 0),
-                     values = part(v).repeat_interleave(repeat, 0);
     const at::Tensor scores =
-        at::matmul(part(q), keys.transpose(1, 2)) / std::sqrt(static_cast<double>(q.size(2)));
-    const at::Tensor ones = at::ones({s.length, s.length}, at::kBool);
+        at::matmul(q.narrow(0, s.begin, s.length).transpose(0, 1), along_path(k).transpose(1, 2)) /
+        std::sqrt(static_cast<double>(q.size(2)));
+    const std::int64_t keys = rows.numel();
+    const at::Tensor ones = at::ones({keys, keys}, at::kBool);
     at::Tensor hidden = ones.triu(1);
     if (window > 0) hidden = hidden.logical_or(ones.tril(-window));
-    outputs.push_back(
-        at::matmul(scores.masked_fill(hidden, -INFINITY).softmax(-1), values).transpose(0, 1));
+    hidden = hidden.slice(0, keys - s.length);
+    outputs.push_back(at::matmul(scores.masked_fill(hidden, -INFINITY).softmax(-1), along_path(v))
+                          .transpose(0, 1));
   }
   return at::cat(outputs);
 }
@@ -138,6 +145,94 @@ TEST(Attention, AWindowHidesOlderKeys) {
   }
 }
 
+/// Trees of every shape: alone, flat, nested, wider than a task's piece; 621 tokens.
+std::vector<Segment> trees() {
+  std::vector<Segment> segments;
+  std::int64_t begin = 0;
+  const auto add = [&](std::int64_t length, std::int64_t parent) {
+    segments.push_back({.begin = begin, .length = length, .parent = parent});
+    begin += length;
+  };
+  add(7, -1);
+  add(40, -1);  // 1
+  for (int i = 0; i < 4; ++i) add(3 + 17 * i, 1);
+  add(20, -1);  // 6
+  add(1, 6);
+  add(35, 6);  // 8
+  add(9, 8);   // 9
+  add(2, 9);
+  add(33, 9);
+  add(4, 8);
+  add(5, 6);
+  add(70, -1);  // 14
+  for (int i = 0; i < 12; ++i) add(21, 14);
+  add(29, -1);
+  return segments;
+}
+
+TEST(Attention, SharedKeysEqualTheDefinition) {
+  at::manual_seed(6);
+  const auto segments = trees();
+  const std::int64_t tokens = segments.back().begin + segments.back().length;
+  const at::Tensor q = leaf({tokens, 6, 8}), k = leaf({tokens, 2, 8}), v = leaf({tokens, 2, 8});
+  const at::Tensor weight = at::randn({tokens, 6, 8}, at::kDouble);
+  for (const std::int64_t window : {0, 1, 5, 16, 40, 70, 1000}) {
+    const at::Tensor definition = reference(q, k, v, segments, window);
+    const auto expected = torch::autograd::grad({(definition * weight).sum()}, {q, k, v});
+    for (const auto& [type, forward, backward] : {std::tuple{at::kDouble, 1e-13, 1e-12},
+                                                  {at::kFloat, 1e-5, 1e-5},
+                                                  {at::kBFloat16, 2e-2, 3e-2}}) {
+      const at::Tensor a = q.detach().to(type).requires_grad_(true),
+                       b = k.detach().to(type).requires_grad_(true),
+                       c = v.detach().to(type).requires_grad_(true);
+      const at::Tensor o = attention(a, b, c, segments, window);
+      EXPECT_LT(relative_error(o, definition), forward) << type << ", window " << window;
+      const auto gradients = torch::autograd::grad({(o * weight.to(type)).sum()}, {a, b, c});
+      for (int i = 0; i < 3; ++i) {
+        EXPECT_LT(relative_error(gradients[i], expected[i]), backward)
+            << i << " " << type << ", window " << window;
+      }
+    }
+  }
+}
+
+TEST(Attention, QueriesAtSingleTokensSeeSharedKeys) {
+  at::manual_seed(7);
+  const auto segments = trees();
+  const std::int64_t size = segments.back().begin + segments.back().length;
+  std::vector<std::int64_t> tokens;
+  for (const std::size_t s : {25, 3, 10, 13, 8, 16, 0})  // of parents too; most have none
+    tokens.push_back(segments[s].begin + segments[s].length / 2);
+  const std::int64_t queries = std::ssize(tokens);
+  const at::Tensor q = leaf({size, 6, 5}), k = leaf({size, 3, 5}), v = leaf({size, 3, 5});
+  const at::Tensor rows = at::tensor(tokens), weight = at::randn({queries, 6, 5}, at::kDouble);
+  for (const std::int64_t window : {0, 6}) {
+    const at::Tensor full = reference(q, k, v, segments, window).index_select(0, rows);
+    const at::Tensor some = attention_at(q.index_select(0, rows), k, v, segments, tokens, window);
+    EXPECT_LT(relative_error(some, full), 1e-13);
+    const auto expected = torch::autograd::grad({(full * weight).sum()}, {q, k, v});
+    const auto gradients = torch::autograd::grad({(some * weight).sum()}, {q, k, v});
+    for (int i = 0; i < 3; ++i) EXPECT_LT(relative_error(gradients[i], expected[i]), 1e-12) << i;
+  }
+}
+
+/// The gradients of shared keys are summed in one order, whatever the threads.
+TEST(Attention, SharedKeysAreRepeatableBitForBit) {
+  at::manual_seed(8);
+  const auto segments = trees();
+  const std::int64_t tokens = segments.back().begin + segments.back().length;
+  const at::Tensor q = at::randn({tokens, 6, 8}).requires_grad_(true),
+                   k = at::randn({tokens, 2, 8}).requires_grad_(true);
+  const auto gradients = [&] {
+    return torch::autograd::grad({attention(q, k, k, segments).square().sum()}, {q, k});
+  };
+  const auto once = gradients();
+  for (int i = 0; i < 3; ++i) {
+    const auto again = gradients();
+    EXPECT_TRUE(at::equal(again[0], once[0]) && at::equal(again[1], once[1]));
+  }
+}
+
 TEST(Attention, HugeScoresDoNotOverflow) {
   const auto segments = segments_of({3});
   const at::Tensor q = at::full({3, 1, 4}, 1e4F),
@@ -160,8 +255,14 @@ TEST(Attention, NeverAllocatesTheSquareOfThePack) {
 TEST(Attention, RefusesWhatItCannotDo) {
   const at::Tensor q = at::randn({4, 2, 2}), k = at::randn({4, 1, 2});
   std::vector<Segment> segments = segments_of({2, 2});
+  segments[1].parent = 1;  // its own
+  EXPECT_THROW(attention(q, k, k, segments), c10::Error);
+  segments = segments_of({1, 1, 1, 1});
   segments[1].parent = 0;
-  EXPECT_THROW(attention(q, k, k, segments), ConfigError);
+  segments[3].parent = 1;  // which segment 2 has closed
+  EXPECT_THROW(attention(q, k, k, segments), c10::Error);
+  segments[2].parent = 1;
+  EXPECT_NO_THROW(attention(q, k, k, segments));
   EXPECT_THROW(attention(q, k, k, segments_of({2, 1})), c10::Error);
   EXPECT_THROW(attention(q, at::randn({4, 3, 2}), at::randn({4, 3, 2}), segments_of({4})),
                c10::Error);

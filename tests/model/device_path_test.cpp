@@ -133,6 +133,41 @@ TEST_P(DevicePath, Attention) {
   }
 }
 
+/// Segments of {length, parent}.
+std::vector<Segment> trees_of(const std::vector<std::array<std::int64_t, 2>>& shape) {
+  std::vector<Segment> segments;
+  std::int64_t begin = 0;
+  for (const auto& [length, parent] : shape) {
+    segments.push_back({.begin = begin, .length = length, .parent = parent});
+    begin += length;
+  }
+  return segments;
+}
+
+TEST_P(DevicePath, AttentionOverSharedKeys) {
+  const auto segments = trees_of(
+      {{5, -1}, {60, -1}, {9, 1}, {33, 1}, {12, 3}, {1, 3}, {20, 1}, {30, -1}, {8, 7}, {39, 7}});
+  const std::vector<std::int64_t> tokens{70, 20, 110, 216};  // of a parent too
+  for (const auto& [type, tolerance] : kTypes) {
+    for (const auto& [heads, groups, dim] : {std::tuple{9, 3, 4}, {4, 4, 64}, {6, 1, 20}}) {
+      for (const std::int64_t window : {0, 1, 9, 64}) {
+        const at::Tensor k = at::randn({217, groups, dim}).to(type),
+                         v = at::randn({217, groups, dim}).to(type);
+        expect_equal_paths(
+            [&](const auto& in) {
+              return std::vector{attention(in[0], in[1], in[2], segments, window)};
+            },
+            {at::randn({217, heads, dim}).to(type), k, v}, tolerance * 3);
+        expect_equal_paths(
+            [&](const auto& in) {
+              return std::vector{attention_at(in[0], in[1], in[2], segments, tokens, window)};
+            },
+            {at::randn({4, heads, dim}).to(type), k, v}, tolerance * 3);
+      }
+    }
+  }
+}
+
 /// Long enough that neither all segments nor all queries of one fit into a batch of scores.
 TEST_P(DevicePath, AttentionInSeveralBatchesOfSegmentsAndOfQueries) {
   const auto segments = segments_of({3, 2'000, 40, 40, 1'900});
@@ -160,7 +195,9 @@ TEST_P(DevicePath, AttentionOfSingleTokens) {
 
 /// The padded form with a window against the definition, token by token.
 TEST_P(DevicePath, PaddedAttentionSeesNoFurtherThanItsWindow) {
-  const std::vector<SegmentQueries> queries{{0, 9, 0, 0, 9}, {9, 5, 9, 9, 5}};
+  const std::vector<SegmentQueries> queries{
+      {.begin = 0, .length = 9, .row = 0, .token = 0, .count = 9},
+      {.begin = 9, .length = 5, .row = 9, .token = 9, .count = 5}};
   for (const std::int64_t window : {1, 3, 8, 100}) {
     const at::Tensor q = at::randn({14, 4, 3}, at::kDouble), k = at::randn({14, 2, 3}, at::kDouble),
                      v = at::randn({14, 2, 3}, at::kDouble), w = at::randn({14, 4, 3}, at::kDouble);
@@ -204,9 +241,22 @@ int compute_capability([[maybe_unused]] at::Device device) {
 /// On a GPU: LibTorch's kernels against the exact form.
 TEST_P(DevicePath, FlashAttentionEqualsThePaddedForm) {
   if (device().is_cpu()) GTEST_SKIP() << "needs a GPU: the flash kernels exist on CUDA only";
-  const std::vector<SegmentQueries> queries{
-      {0, 70, 0, 0, 70}, {70, 1, 70, 70, 1}, {71, 45, 71, 71, 45}};
-  for (const std::int64_t window : {0, 7}) {
+  const auto segment = [](std::int64_t begin, std::int64_t length, std::int64_t depth = 0,
+                          std::int64_t parent = -1) {
+    return SegmentQueries{.begin = begin,
+                          .length = length,
+                          .depth = depth,
+                          .parent = parent,
+                          .row = begin,
+                          .token = begin,
+                          .count = length};
+  };
+  const std::vector<SegmentQueries> alone{segment(0, 70), segment(70, 1), segment(71, 45)},
+      trees{segment(0, 40),        segment(40, 9, 40, 0), segment(49, 30, 40, 0),
+            segment(79, 6, 70, 2), segment(85, 1, 70, 2), segment(86, 20, 40, 0),
+            segment(106, 10)};
+  for (const auto& [queries, window] :
+       {std::pair{alone, 0}, {alone, 7}, {trees, 0}, {trees, 7}, {trees, 64}}) {
     const auto random = [&](std::int64_t heads) {
       return here(at::randn({116, heads, 64})).to(at::kBFloat16);
     };

@@ -117,7 +117,6 @@ inline Pack pack_of(const std::vector<Example>& examples, std::int64_t first_anc
       anchor_token.push_back(begin + a);
     }
     last.push_back(begin + length - 1);
-    pack.row_S.push_back(e.stream);
   }
   pack.tokens_T = at::tensor(tokens, at::kLong);
   pack.positions_T = at::tensor(positions, at::kLong);

@@ -115,6 +115,28 @@ TEST_P(Grid, RecomputedLayers) {
   expect_equal(every_target(), config);
 }
 
+/// Blocks of one user's rows, which one process trains without sharing their beginnings.
+TEST_P(Grid, SharedPrefixes) {
+  PartitionConfig partition;
+  partition.groups = 2;
+  TrainConfig config = tiny_train_config();
+  config.batch_size = 15;
+  config.block = 5;
+  config.shared_prefix = false;
+  const Outcome plain = run_alone(shared_.path(), partition, every_target(), config, llm_);
+  config.shared_prefix = true;
+  for (const int t : tensor_sizes()) {
+    SCOPED_TRACE(fmt::format("T = {}", t));
+    world().barrier();
+    const Outcome together =
+        run(job(), shared_.path(), partition, every_target(), config, {llm_, t});
+    expect_same(together, plain);
+    std::int64_t saved = 0;
+    for (const StepResult& step : together.steps) saved += step.tokens - step.computed_tokens;
+    EXPECT_GT(saved, 100);
+  }
+}
+
 /// Replicas without an example, and an anchor or none for each rank of a group to fetch.
 TEST_P(Grid, BatchesSmallerThanTheGrid) {
   TrainConfig config = tiny_train_config();

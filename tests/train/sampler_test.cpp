@@ -224,21 +224,41 @@ TEST(Sampler, BatchAndBlockMustFit) {
   EXPECT_THROW(Ordered(*planted.dataset, cut, 8, 1, 3, 0), ConfigError);
 }
 
+/// Examples that share nothing.
+std::vector<ExampleCost> costs(const std::vector<std::int64_t>& lengths) {
+  std::vector<ExampleCost> all;
+  for (const std::int64_t length : lengths) all.push_back({length, 0, all.size()});
+  return all;
+}
+
+TEST(Deal, GroupsStayTogetherWhereThatIsNoLoss) {
+  using Shares = std::vector<std::vector<std::size_t>>;
+  // Two users of 4 examples: 100 tokens in common, 10 private ones.
+  std::vector<ExampleCost> examples;
+  for (std::size_t i = 0; i < 8; ++i) examples.push_back({110, 100, i % 2});
+  EXPECT_EQ(deal(examples, 2), (Shares{{0, 2, 4, 6}, {1, 3, 5, 7}}));
+  EXPECT_EQ(deal(examples, 1), (Shares{{0, 1, 2, 3, 4, 5, 6, 7}}));
+  // For four replicas halves of the groups are better: 120 tokens at most and not 140.
+  EXPECT_EQ(deal(examples, 4), (Shares{{0, 2}, {1, 3}, {4, 6}, {5, 7}}));
+  // One user alone is divided where little is shared.
+  EXPECT_EQ(deal(std::vector<ExampleCost>{{9, 1, 5}, {9, 1, 5}, {9, 1, 5}, {9, 1, 5}}, 2),
+            (Shares{{0, 1}, {2, 3}}));
+}
+
 TEST(Deal, LongestFirstToTheLeastLoaded) {
   const std::vector<std::int64_t> lengths{5, 9, 2, 7, 4, 9};
   // 9(1)→0, 9(5)→1, 7(3)→2, 5(0)→2, 4(4)→0, 2(2)→1
-  const auto shares = deal(lengths, 3);
+  const auto shares = deal(costs(lengths), 3);
   EXPECT_EQ(shares, (std::vector<std::vector<std::size_t>>{{1, 4}, {2, 5}, {0, 3}}));
 }
 
 TEST(Deal, EveryExampleOnceAndFewerExamplesThanReplicas) {
-  EXPECT_EQ(deal(std::vector<std::int64_t>{3}, 3),
-            (std::vector<std::vector<std::size_t>>{{0}, {}, {}}));
+  EXPECT_EQ(deal(costs({3}), 3), (std::vector<std::vector<std::size_t>>{{0}, {}, {}}));
   EXPECT_EQ(deal({}, 2), (std::vector<std::vector<std::size_t>>{{}, {}}));
   SplitMix64 random(1);
   std::vector<std::int64_t> lengths(100);
   for (auto& length : lengths) length = 20 + static_cast<std::int64_t>(random.below(300));
-  const auto shares = deal(lengths, 7);
+  const auto shares = deal(costs(lengths), 7);
   std::vector<std::size_t> all;
   std::int64_t least = 1 << 30, most = 0;
   for (const auto& share : shares) {

@@ -95,6 +95,35 @@ TEST(DistributedEqualsSingleParts, EveryTargetAndLearnedLambdas) {
   expect_many_equal_one(shared.path(), partition, model, tiny_train_config());
 }
 
+/// Examples of one user in one batch: their common beginning is computed once, on any number of
+/// ranks, and all that is trained is what it is without.
+TEST(DistributedEqualsSingleParts, SharedPrefixes) {
+  const SharedDataset shared;
+  ModelConfig model = tiny_model_config();
+  model.lora.targets.assign(kTargetNames.begin(), kTargetNames.end());
+  model.lora.learn_lambda = true;
+  PartitionConfig partition;
+  partition.groups = 2;
+  TrainConfig config = tiny_train_config();
+  config.batch_size = 15;
+  config.block = 5;
+  config.shared_prefix = false;
+  const Outcome plain = run_alone(shared.path(), partition, model, config);
+  world().barrier();
+  config.shared_prefix = true;
+  for (const char* recompute : {"none", "layer"}) {
+    config.recompute = recompute;
+    const Outcome together = run(job(), shared.path(), partition, model, config);
+    expect_same(together, plain);
+    std::int64_t saved = 0;
+    for (std::size_t k = 0; k < plain.steps.size(); ++k) {
+      EXPECT_EQ(plain.steps[k].computed_tokens, plain.steps[k].tokens);
+      saved += together.steps[k].tokens - together.steps[k].computed_tokens;
+    }
+    EXPECT_GT(saved, 100);
+  }
+}
+
 /// E moves by the gradient at this step's GNN weights, not at those the same step makes.
 TEST(Stepper, UpdateOfEDoesNotSeeTheGnnsUpdate) {
   const SharedDataset shared;
