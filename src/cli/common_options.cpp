@@ -37,7 +37,7 @@ void add_common_options(OptionTable& table, CommonOptions& options, Computes com
            in_range(options.seed, 0, std::numeric_limits<std::int64_t>::max()))
       .add(
           kCommonGroup, "device", &options.device,
-          "cpu, cuda (train and evaluate: each rank of a host takes the next GPU that it sees), or "
+          "cpu, cuda (train, evaluate, recommend: each rank of a host takes the next GPU that it sees), or "
           "auto: cuda where every rank has a GPU, with a warning where ranks share one",
           device)
       .add(kCommonGroup, "comm", &options.comm,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/csv_field.hpp"
 #include "core/file.hpp"
 #include "core/progress.hpp"
 #include "core/tensor_view.hpp"
@@ -12,38 +13,27 @@ namespace {
 
 constexpr std::int64_t kChunkPerReplica = 64;  // examples between two exchanges of anchor rows
 
-std::string csv_field(std::string_view text) {
-  if (text.find_first_of(",\"\n\r") == std::string_view::npos) return std::string(text);
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return quoted + "\"";
-}
-
 }  // namespace
 
-std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
-                              std::int64_t micro_batch, const std::string& progress_label,
-                              bool stops_on_signal) {
+std::vector<float> score_prompts(Recommender& model, const PromptList& prompts,
+                                 std::int64_t micro_batch,
+                                 const std::function<void(std::int64_t)>& on_progress,
+                                 bool stops_on_signal) {
   const at::NoGradGuard guard;
   const ProcessGrid& grid = *model.workspace().grid;
-  const PromptBuilder& prompts = model.prompts();
-  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples",
-                    grid.rank() == 0);
-  model.anchors().begin_inference();
 
-  std::vector<float> result(rows.size(), 0.0F);
-  const std::int64_t total = static_cast<std::int64_t>(rows.size()),
-                     chunk = kChunkPerReplica * grid.replicas();
+  std::vector<float> result(static_cast<std::size_t>(prompts.size), 0.0F);
+  const std::int64_t total = prompts.size, chunk = kChunkPerReplica * grid.replicas();
   for (std::int64_t begin = 0; begin < total; begin += chunk) {
     const std::int64_t end = std::min(total, begin + chunk);
     std::vector<std::int64_t> lengths;
-    for (std::int64_t i = begin; i < end; ++i) lengths.push_back(prompts.length(rows[i], 0));
+    for (std::int64_t i = begin; i < end; ++i) lengths.push_back(prompts.length(i));
     const auto share = deal(lengths, grid.replicas())[grid.replica()];
 
     std::vector<Prompt> mine;
     std::vector<std::int64_t> nodes, stream, my_lengths;
     for (const std::size_t i : share) {
-      mine.push_back(prompts.build(rows[begin + static_cast<std::int64_t>(i)], 0));
+      mine.push_back(prompts.build(begin + static_cast<std::int64_t>(i)));
       for (const auto& anchor : mine.back().anchors) nodes.push_back(anchor.node);
       stream.push_back(mine.back().row);
       my_lengths.push_back(lengths[i]);
@@ -62,7 +52,7 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
         result[begin + static_cast<std::int64_t>(share[first + s])] =
             score_S.const_data_ptr<float>()[s];
     }
-    progress.update(end);
+    if (on_progress) on_progress(end);
     if (!stops_on_signal) continue;
     const at::Tensor interrupted = at::full({1}, Job::interrupted() ? 1 : 0, at::kLong);
     grid.world().all_reduce(interrupted, ReduceOp::max, Traffic::metrics).wait();
@@ -72,6 +62,21 @@ std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> 
   // Each score stands on the ranks of one replica, the others hold 0.
   grid.data().all_reduce(view_of(result), ReduceOp::sum, Traffic::metrics).wait();
   return result;
+}
+
+std::vector<float> score_rows(Recommender& model, std::span<const std::int64_t> rows,
+                              std::int64_t micro_batch, const std::string& progress_label,
+                              bool stops_on_signal) {
+  const PromptBuilder& prompts = model.prompts();
+  Progress progress(progress_label, static_cast<std::int64_t>(rows.size()), "examples",
+                    model.workspace().grid->rank() == 0);
+  model.anchors().begin_inference();
+  return score_prompts(
+      model,
+      {.size = static_cast<std::int64_t>(rows.size()),
+       .length = [&](std::int64_t i) { return prompts.length(rows[i], 0); },
+       .build = [&](std::int64_t i) { return prompts.build(rows[i], 0); }},
+      micro_batch, [&](std::int64_t done) { progress.update(done); }, stops_on_signal);
 }
 
 nlohmann::ordered_json Evaluation::to_json(const std::string& split, double seconds) const {

@@ -2,6 +2,7 @@
 // quality.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,22 @@
 #include "train/recommender.hpp"
 
 namespace graphlora {
+
+/// Prompts by number, which are built when they are needed on the rank that needs them.
+struct PromptList {
+  std::int64_t size = 0;
+  std::function<std::int64_t(std::int64_t)> length;
+  std::function<Prompt(std::int64_t)> build;
+};
+
+/// Scores in fp32 of a list's prompts in their order, on every rank; no dropout. Prompts with a
+/// common beginning should stand together. The model's anchors must be ready
+/// (AnchorStage::begin_inference). `on_progress` (may be empty): called with the prompts done so
+/// far. The other arguments: as for score_rows. Collective.
+std::vector<float> score_prompts(Recommender& model, const PromptList& prompts,
+                                 std::int64_t micro_batch,
+                                 const std::function<void(std::int64_t)>& on_progress,
+                                 bool stops_on_signal = false);
 
 /// Scores in fp32 of `rows` in their order, on every rank. Graph: all training positives; template
 /// 0; no dropout. `micro_batch`: tokens a pack holds at most. With `stops_on_signal` nothing is
