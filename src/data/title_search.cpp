@@ -20,15 +20,21 @@ constexpr std::int64_t kMostUsers = 1'000'000;
 constexpr std::array<std::u32string_view, 9> kArticles{U"the", U"a",   U"an",  U"la", U"le",
                                                        U"les", U"der", U"die", U"das"};
 
-/// Normal form C, case folded, blanks cleaned; empty for what is not UTF-8.
-std::u32string folded(std::string_view text) {
+/// In a normal form, case folded, blanks cleaned; empty for what is not UTF-8.
+std::u32string folded(std::string_view text, NormalForm form) {
   if (!is_utf8(text)) return {};
-  const auto unicode =
-      icu::UnicodeString::fromUTF8(normalize(clean_title(text), NormalForm::nfc)).foldCase();
+  const auto unicode = icu::UnicodeString::fromUTF8(normalize(clean_title(text), form)).foldCase();
   std::u32string result;
   for (std::int32_t i = 0; i < unicode.length(); i = unicode.moveIndex32(i, 1))
     result.push_back(static_cast<char32_t>(unicode.char32At(i)));
   return result;
+}
+
+/// The same without accents.
+std::u32string plain(std::string_view text) {
+  std::u32string letters = folded(text, NormalForm::nfd);
+  std::erase_if(letters, [](char32_t c) { return c >= 0x300 && c < 0x370; });
+  return letters;
 }
 
 /// Without what stands in parentheses at the end.
@@ -79,22 +85,22 @@ std::size_t most_distance(std::size_t length) { return std::max<std::size_t>(2, 
 
 std::vector<std::int64_t> items_titled(const Dataset& dataset, std::string_view title) {
   std::vector<std::int64_t> found;
-  const std::u32string wanted = folded(title);
+  const std::u32string wanted = folded(title, NormalForm::nfc);
   if (wanted.empty()) return found;
   for (std::int64_t item = 0; item < dataset.items(); ++item)
-    if (folded(dataset.title(item)) == wanted) found.push_back(item);
+    if (folded(dataset.title(item), NormalForm::nfc) == wanted) found.push_back(item);
   return found;
 }
 
 std::vector<std::string> nearest_titles(const Dataset& dataset, std::string_view title,
                                         std::size_t count) {
-  const std::u32string wanted = with_article_first(folded(title).substr(0, kMostCharacters));
+  const std::u32string wanted = with_article_first(plain(title).substr(0, kMostCharacters));
   const bool long_enough = wanted.size() >= 4;
   const std::size_t most = most_distance(wanted.size());
   Nearest nearest(count, most);
   if (wanted.empty()) return {};
   for (std::int64_t item = 0; item < dataset.items(); ++item) {
-    const std::u32string whole = folded(dataset.title(item)).substr(0, kMostCharacters);
+    const std::u32string whole = plain(dataset.title(item)).substr(0, kMostCharacters);
     const std::u32string bare = with_article_first(without_remark(whole));
     std::size_t distance = std::numeric_limits<std::size_t>::max();
     const auto compare = [&](std::u32string_view text, std::size_t penalty) {

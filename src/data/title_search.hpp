@@ -17,8 +17,9 @@ std::vector<std::int64_t> items_titled(const Dataset& dataset, std::string_view 
 
 /// The titles nearest to `title`, at most `count` different ones, nearest first: by edit distance
 /// to the title, to the title without a year or other remark in parentheses at its end, and with an
-/// article behind a comma brought to the front ("Matrix, The"); a title that contains the text is
-/// near, too. Titles that have little in common with it are left out. Throws DataError.
+/// article behind a comma brought to the front ("Matrix, The"), accents set aside; a title that
+/// contains the text is near, too. Titles that have little in common with it are left out. Throws
+/// DataError.
 std::vector<std::string> nearest_titles(const Dataset& dataset, std::string_view title,
                                         std::size_t count);
 
