@@ -148,6 +148,8 @@ int run_evaluate(Job& job, const std::vector<std::string>& arguments) {
   const Dataset& dataset = *workspace.dataset;
   std::vector<std::int64_t> rows;
   job.agree([&] {
+    if (options.ranking_candidates == "auto")
+      ranking.candidates = std::min(ranking.candidates, dataset.items());
     if (options.ranking) check_ranking(ranking, dataset);
     rows = dataset.sample(parse_split(options.split), options.max_examples,
                           static_cast<std::uint64_t>(options.sample_seed));

@@ -384,17 +384,19 @@ int run_recommend(Job& job, const std::vector<std::string>& arguments) {
     });
     job.agree([&] {
       for (std::size_t i = 0; i < lists.size(); ++i) {
+        if (!lists[i].empty()) continue;
+        ++without_items;
         const std::int64_t user = users[begin + static_cast<std::int64_t>(i)];
-        if (lists[i].empty()) {
-          ++without_items;
-          if (!options.all_users)
-            throw DataError("{}: no item is left to recommend: all {} are excluded; see --exclude",
-                            user < 0 ? "--liked" : "--user " + shown(dataset.user_id(user)),
-                            dataset.items());
-          continue;
-        }
-        const auto shown_items = std::min(lists[i].size(), static_cast<std::size_t>(options.top));
-        if (root) output->add(user, recipients[i].liked, std::span(lists[i]).first(shown_items));
+        if (!options.all_users)
+          throw DataError("{}: no item is left to recommend: all {} are excluded; see --exclude",
+                          user < 0 ? "--liked" : "--user " + shown(dataset.user_id(user)),
+                          dataset.items());
+      }
+      for (std::size_t i = 0; root && i < lists.size(); ++i) {
+        const auto count = std::min(lists[i].size(), static_cast<std::size_t>(options.top));
+        if (count == 0) continue;
+        output->add(users[begin + static_cast<std::int64_t>(i)], recipients[i].liked,
+                    std::span(lists[i]).first(count));
       }
     });
     if (!by_llm) progress.update(end);
