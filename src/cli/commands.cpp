@@ -10,6 +10,7 @@ std::span<const Command> commands() {
       {"pretrain", run_pretrain, describe_pretrain},
       {"train", run_train, describe_train},
       {"evaluate", run_evaluate, describe_evaluate},
+      {"recommend", run_recommend, describe_recommend},
       {"export", run_export, describe_export},
       {"inspect", run_inspect, describe_inspect},
       {"doctor", run_doctor, describe_doctor},

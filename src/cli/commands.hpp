@@ -50,6 +50,8 @@ int run_train(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_train();
 int run_evaluate(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_evaluate();
+int run_recommend(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_recommend();
 int run_export(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_export();
 int run_inspect(Job& job, const std::vector<std::string>& arguments);

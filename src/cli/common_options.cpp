@@ -35,11 +35,11 @@ void add_common_options(OptionTable& table, CommonOptions& options, Computes com
   table
       .add(kCommonGroup, "seed", &options.seed, "seed of everything random",
            in_range(options.seed, 0, std::numeric_limits<std::int64_t>::max()))
-      .add(
-          kCommonGroup, "device", &options.device,
-          "cpu, cuda (train and evaluate: each rank of a host takes the next GPU that it sees), or "
-          "auto: cuda where every rank has a GPU, with a warning where ranks share one",
-          device)
+      .add(kCommonGroup, "device", &options.device,
+           "cpu, cuda (train, evaluate, recommend: each rank of a host takes the next GPU that it "
+           "sees), or "
+           "auto: cuda where every rank has a GPU, with a warning where ranks share one",
+           device)
       .add(kCommonGroup, "comm", &options.comm,
            "what ranks talk over: nccl (GPUs, one for each rank), mpi (through pinned memory where "
            "they compute on GPUs, which they may share), or auto: nccl where each has its own GPU",

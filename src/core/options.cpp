@@ -9,6 +9,7 @@
 #include <limits>
 #include <sstream>
 
+#include "core/edit_distance.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 
@@ -104,24 +105,6 @@ const char* default_placeholder(const OptionTable::Target& target) {
 }
 
 bool is_switch(const OptionTable::Target& target) { return std::holds_alternative<bool*>(target); }
-
-/// Edit distance with insertions, deletions, replacements and swaps of neighbours.
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
-  for (std::size_t i = 0; i <= a.size(); ++i) {
-    for (std::size_t j = 0; j <= b.size(); ++j) {
-      if (i == 0 || j == 0) {
-        d[i][j] = i + j;
-        continue;
-      }
-      d[i][j] =
-          std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
-    }
-  }
-  return d[a.size()][b.size()];
-}
 
 std::string trimmed(const std::string& text) {
   const std::size_t begin = text.find_first_not_of(" \t\r\n");
@@ -239,6 +222,14 @@ OptionTable& OptionTable::add_positional(std::string group, std::string name, Ta
   return *this;
 }
 
+OptionTable& OptionTable::add_repeatable(std::string group, std::string name,
+                                         std::vector<std::string>* target, std::string help,
+                                         Check check) {
+  add(std::move(group), std::move(name), target, std::move(help), std::move(check));
+  options_.back().repeatable = true;
+  return *this;
+}
+
 const OptionTable::Option* OptionTable::find(const std::string& name) const {
   for (const Option& option : options_)
     if (option.name == name) return &option;
@@ -262,13 +253,17 @@ bool OptionTable::given(const std::string& name) const {
 
 namespace {
 
-/// Sets an option from the text that `read` returns; what is wrong becomes a ConfigError that
-/// starts with the origin.
+/// Sets an option from the text that `read` returns, or adds it to a repeatable one's list; what is
+/// wrong becomes a ConfigError that starts with the origin.
 template <class Option, class Read>
 void set(Option& option, const std::string& origin, const Read& read) {
   option.origin = origin;
   try {
-    assign(option.target, read());
+    if (option.repeatable) {
+      std::get<std::vector<std::string>*>(option.target)->push_back(read());
+    } else {
+      assign(option.target, read());
+    }
   } catch (const std::invalid_argument& error) {
     throw ConfigError("{}: {}", origin, error.what());
   }
@@ -310,7 +305,7 @@ void OptionTable::read_ini(const std::filesystem::path& path) {
                         command_, nearest(name));
     }
     Option& option = named(name);
-    if (!option.origin.empty())
+    if (!option.origin.empty() && !option.repeatable)
       throw ConfigError("{}: {} is given twice; first at {}", where, name,
                         option.origin.substr(0, option.origin.rfind(": ")));
     set(option, fmt::format("{}: {}", where, name),
@@ -374,13 +369,21 @@ bool OptionTable::parse(const std::vector<std::string>& arguments) {
   }
   for (auto item = given.begin(); item != given.end(); ++item) {
     const auto same = [&](const auto& other) { return other.first == item->first; };
-    if (std::find_if(given.begin(), item, same) != item)
+    const Option* option = find(item->first);
+    if (std::find_if(given.begin(), item, same) != item && !(option && option->repeatable))
       throw ConfigError("--{} is given twice", item->first);
     if (item->first == "config") config = item->second;
   }
 
   for (Option& option : options_) option.origin.clear();
+  const auto clear = [](const Option& option) {
+    if (option.repeatable) std::get<std::vector<std::string>*>(option.target)->clear();
+  };
+  for (const Option& option : options_) clear(option);
   if (!config.empty()) read_ini(config);
+  // Flags win: they replace what a file lists.
+  for (const auto& [name, text] : given)
+    if (name != "config") clear(named(name));
   for (const auto& [name, text] : given)
     if (name != "config") set(named(name), "--" + name, [&text = text] { return text; });
 

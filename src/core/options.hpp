@@ -39,6 +39,9 @@ class OptionTable {
   /// As `add`, and parsing fails when it was given neither as a flag nor in the INI file.
   OptionTable& add_required(std::string group, std::string name, Target target, std::string help,
                             Check check = {});
+  /// A list that takes one value, commas and all, each time it is given: --x A --x B.
+  OptionTable& add_repeatable(std::string group, std::string name, std::vector<std::string>* target,
+                              std::string help, Check check = {});
   /// Given as the command's one argument without dashes (`inspect PATH`); --name VALUE works too.
   OptionTable& add_positional(std::string group, std::string name, Target target, std::string help,
                               Check check = {}, bool required = true);
@@ -68,7 +71,7 @@ class OptionTable {
     std::string group, name, placeholder, help, default_text;
     Target target;
     Check check;
-    bool required = false, positional = false;
+    bool required = false, positional = false, repeatable = false;
     std::string origin = {};  // "--lora.rank" or "train.ini:7: lora.rank"; empty: default
   };
   const Option* find(const std::string& name) const;

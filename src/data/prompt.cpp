@@ -159,14 +159,21 @@ std::int32_t PromptBuilder::draw_template(std::int64_t row, std::uint64_t seed,
   return last;
 }
 
-PromptBuilder::Layout PromptBuilder::layout(std::int64_t row, std::int32_t template_index) const {
+Question PromptBuilder::question_of(std::int64_t row) const {
+  return {dataset_.user_node(row), dataset_.item()[row], history(row)};
+}
+
+PromptBuilder::Layout PromptBuilder::layout(const Question& question,
+                                            std::int32_t template_index) const {
   const Template& t = templates_.at(template_index);
-  const auto title = static_cast<std::int64_t>(titles_.first(dataset_.item()[row]).size());
+  const auto title = static_cast<std::int64_t>(titles_.first(question.item).size());
   const auto fixed = [&](const Wording& wording) {
     return wording.fixed_tokens + (wording.has_title ? title : 0);
   };
   // From the newest title back: `rest` counts the titles that others precede.
-  const std::span<const std::int64_t> all = history(row);
+  const auto limit = static_cast<std::size_t>(config_.history);
+  const std::span<const std::int64_t> all =
+      question.history.last(std::min(question.history.size(), limit));
   Layout best{&t.without, all.last(0), fixed(t.without)};
   if (!t.with_history.has_history) return best;
   std::int64_t rest = fixed(t.with_history);
@@ -181,7 +188,12 @@ PromptBuilder::Layout PromptBuilder::layout(std::int64_t row, std::int32_t templ
 }
 
 PromptBuilder::Extent PromptBuilder::extent(std::int64_t row, std::int32_t template_index) const {
-  const Layout plan = layout(row, template_index);
+  return extent(question_of(row), template_index);
+}
+
+PromptBuilder::Extent PromptBuilder::extent(const Question& question,
+                                            std::int32_t template_index) const {
+  const Layout plan = layout(question, template_index);
   const Wording& wording = *plan.wording;
   std::int64_t private_from = wording.prefix_tokens;
   if (wording.history_in_prefix) {
@@ -194,11 +206,17 @@ PromptBuilder::Extent PromptBuilder::extent(std::int64_t row, std::int32_t templ
 }
 
 Prompt PromptBuilder::build(std::int64_t row, std::int32_t template_index) const {
-  const Layout plan = layout(row, template_index);
-  Prompt prompt;
+  Prompt prompt = build(question_of(row), template_index);
   prompt.row = row;
-  prompt.template_index = template_index;
   prompt.label = static_cast<float>(dataset_.label()[row]);
+  return prompt;
+}
+
+Prompt PromptBuilder::build(const Question& question, std::int32_t template_index) const {
+  const Layout plan = layout(question, template_index);
+  Prompt prompt;
+  prompt.row = -1;
+  prompt.template_index = template_index;
   prompt.tokens.reserve(plan.tokens);
   std::int32_t private_from = -1;
   const auto append = [&](std::span<const std::int32_t> tokens) {
@@ -219,12 +237,13 @@ Prompt PromptBuilder::build(std::int64_t row, std::int32_t template_index) const
         }
         break;
       case Kind::title:
-        append(titles_.first(dataset_.item()[row]));
+        append(titles_.first(question.item));
         break;
       case Kind::user:
       case Kind::item:
-        prompt.anchors.push_back({position, piece.kind == Kind::user ? dataset_.user_node(row)
-                                                                     : dataset_.item_node(row)});
+        prompt.anchors.push_back({position, piece.kind == Kind::user
+                                                ? question.user_node
+                                                : dataset_.users() + question.item});
         prompt.tokens.push_back(kAnchor);
         break;
     }
@@ -241,7 +260,8 @@ std::string PromptBuilder::text(const Prompt& prompt) const {
   };
   for (const auto& [position, node] : prompt.anchors) {
     decode_until(position);
-    text += node < dataset_.users()
+    text += node == kUnknownNode ? "<user>"
+            : node < dataset_.users()
                 ? fmt::format("<user:{}>", dataset_.user_id(node))
                 : fmt::format("<item:{}>", dataset_.item_id(node - dataset_.users()));
     done = position + 1;

@@ -23,13 +23,24 @@ struct PromptConfig {
   std::string yes = " Yes", no = " No";
 };
 
+/// Stands for a user that the dataset doesn't have: E and z are 0, as for unknown users in
+/// training.
+inline constexpr std::int64_t kUnknownNode = -1;
+
+/// A user and an item that need not be a row of the dataset.
+struct Question {
+  std::int64_t user_node = kUnknownNode;
+  std::int64_t item = 0;                       ///< 0…V-1
+  std::span<const std::int64_t> history = {};  ///< liked items, oldest first; the last ones count
+};
+
 /// An example's tokens. Token −1 stands at the anchors.
 struct Prompt {
   struct Anchor {
     std::int32_t position;
     std::int64_t node;
   };
-  std::int64_t row = 0;
+  std::int64_t row = 0;  ///< −1: of a question, no row of the dataset
   std::int32_t template_index = 0;
   std::vector<std::int32_t> tokens;
   /// In order of position: the user's and the item's (as the template has them).
@@ -65,13 +76,17 @@ class PromptBuilder {
   std::int64_t length(std::int64_t row, std::int32_t template_index) const {
     return extent(row, template_index).tokens;
   }
+  /// The same for questions, whose label is 0.
+  Prompt build(const Question& question, std::int32_t template_index) const;
+  Extent extent(const Question& question, std::int32_t template_index) const;
   /// Hash of the history an example has (at most PromptConfig::history titles, before any are
   /// dropped for max_tokens); equal for equal histories.
   std::uint64_t history_hash(std::int64_t row) const;
 
   std::int32_t yes_token() const { return yes_token_; }
   std::int32_t no_token() const { return no_token_; }
-  /// Readable text of a prompt, anchors shown as <user:ID>, <item:ID> (source ids).
+  /// Readable text of a prompt, anchors shown as <user:ID>, <item:ID> (source ids), an unknown
+  /// user's as <user>.
   std::string text(const Prompt& prompt) const;
   /// The templates' text as read, for the checkpoint's manifest.
   const std::string& source() const { return source_; }
@@ -104,7 +119,8 @@ class PromptBuilder {
   std::int32_t answer_token(const std::string& word, const char* option,
                             const std::vector<PromptTemplate>& templates) const;
   std::span<const std::int64_t> history(std::int64_t row) const;
-  Layout layout(std::int64_t row, std::int32_t template_index) const;
+  Question question_of(std::int64_t row) const;
+  Layout layout(const Question& question, std::int32_t template_index) const;
 
   const Dataset& dataset_;
   const Tokenizer& tokenizer_;

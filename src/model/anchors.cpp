@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/tensor_view.hpp"
+#include "data/prompt.hpp"
 #include "graph/scatter_rows.hpp"
 
 namespace graphlora {
@@ -223,10 +224,20 @@ AnchorRows AnchorStage::infer(std::span<const std::int64_t> all_nodes) {
   if (gnn_ == nullptr && projector_ == nullptr) return {};
   const at::NoGradGuard guard;
   const Share share = share_of(all_nodes.size());
-  const GatherPlan gather(grid_.world(), map_, share.of(all_nodes));
+  // Any node's row stands in for an unknown one, and is zeroed on arrival.
+  const auto nodes = share.of(all_nodes);
+  std::vector<std::int64_t> asked(nodes.begin(), nodes.end());
+  std::vector<std::int64_t> unknown;
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    if (asked[i] != kUnknownNode) continue;
+    asked[i] = 0;
+    unknown.push_back(static_cast<std::int64_t>(i));
+  }
+  const GatherPlan gather(grid_.world(), map_, asked);
   at::Tensor z_Sr;
   if (inference_z_nr_.defined()) z_Sr = inference_z_nr_.index_select(0, gather.send_rows(device()));
-  const at::Tensor received = gather.forward(picked_rows(gather, z_Sr), Traffic::anchors);
+  at::Tensor received = gather.forward(picked_rows(gather, z_Sr), Traffic::anchors);
+  if (!unknown.empty()) received.index_fill_(0, view_of(unknown).to(received.device()), 0);
   AnchorRows rows;
   std::int64_t width = 0;
   if (projector_ != nullptr) {

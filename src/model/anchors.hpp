@@ -44,7 +44,8 @@ class AnchorStage {
   std::int64_t predicted_bytes(const CutView& view, std::span<const std::int64_t> nodes);
 
   /// Runs the GNN over all training positives once; `infer` then serves rows from it without
-  /// gradients. Call again after parameters moved. Collective, as is `infer`.
+  /// gradients (0 for node −1, an unknown user). Call again after parameters moved. Collective, as
+  /// is `infer`.
   void begin_inference();
   AnchorRows infer(std::span<const std::int64_t> nodes);
 

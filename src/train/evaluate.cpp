@@ -5,6 +5,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "core/csv_field.hpp"
 #include "core/file.hpp"
 #include "core/progress.hpp"
 #include "core/rng.hpp"
@@ -43,13 +44,6 @@ std::vector<ExampleCost> costs_of(const PromptList& prompts, std::int64_t begin,
     costs.push_back({tokens, private_from, group});
   }
   return costs;
-}
-
-std::string csv_field(std::string_view text) {
-  if (text.find_first_of(",\"\n\r") == std::string_view::npos) return std::string(text);
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return quoted + "\"";
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "core/progress.hpp"
 #include "core/rng.hpp"
 #include "model/simd.hpp"
+#include "train/dot_product.hpp"
 #include "train/metrics.hpp"
 #include "train/pair_exchange.hpp"
 #include "train/training_pairs.hpp"
@@ -48,20 +49,6 @@ constexpr std::int64_t kSignalCheckEvery = 64;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Sixteen running sums, which compilers turn into vector registers; always in the same order.
-template <typename T>
-GRAPHLORA_INLINE T dot(const T* a, const T* b, std::int64_t count) {
-  constexpr std::int64_t kLanes = 16;
-  T lanes[kLanes] = {};
-  std::int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
-  for (; i < count; ++i) lanes[i % kLanes] += a[i] * b[i];
-  T sum = 0;
-  for (const T lane : lanes) sum += lane;
-  return sum;
 }
 
 /// A row of the owned table, or (from n on) of the fetched rows.

@@ -57,6 +57,10 @@ const Words kTrain{"train",
 const Words kEvaluate{"evaluate", "--checkpoint", "@/out",          "--data", "@/dataset",
                       "--model",  "@/model",      "--max-examples", "4"};
 const Words kEvaluatePretrained{"evaluate", "--pretrained", "@/pretrained", "--data", "@/dataset"};
+const Words kRecommend{"recommend", "--checkpoint", "@/out",  "--data", "@/dataset",
+                       "--model",   "@/model",      "--user", "u1"};
+const Words kRetrieve{"recommend", "--checkpoint", "@/out",    "--data", "@/dataset",
+                      "--user",    "u1",           "--rerank", "off"};
 const Words kExport{"export",           "--checkpoint", "@/out",  "--data",     "@/dataset",
                     "--model",          "@/model",      "--what", "embeddings", "--output",
                     "@/new.safetensors"};
@@ -209,7 +213,7 @@ class HostileInput : public testing::Test {
       const ProcessResult result = graphlora_run(words, root);
       ASSERT_EQ(result.code, 0) << words[0] << ": " << result.err;
     }
-    for (const Words& words : {kEvaluate, kEvaluatePretrained, kExport}) {
+    for (const Words& words : {kEvaluate, kEvaluatePretrained, kRecommend, kRetrieve, kExport}) {
       const ProcessResult result = graphlora_run(words, root);
       ASSERT_EQ(result.code, 0) << words[0] << ": " << result.err;
     }
@@ -783,6 +787,13 @@ TEST_F(HostileInput, Checkpoint) {
       {"projector missing", blessed("graphlora.safetensors", "projector.0.weight", drop), kExport,
        3, "projector.0.weight"},
       {"embeddings NaN", blessed(embeddings, "weight", with_nan), kExport, 3, embeddings},
+      {"embeddings NaN, retrieval", blessed(embeddings, "weight", with_nan), kRetrieve, 3,
+       embeddings},
+      {"projector missing, recommend", blessed("graphlora.safetensors", "projector.0.weight", drop),
+       kRecommend, 3, "projector.0.weight"},
+      {"recommendations below a file, before the model is read",
+       [](const fs::path& r) { fs::remove_all(r / "model"); },
+       with(kRecommend, {"--output", "@/ratings.csv/x"}), 3, "@/ratings.csv/x"},
       {"embeddings of integers", blessed(embeddings, "weight", as_long), kExport, 3, embeddings},
       {"moments missing on resume",
        blessed("optimizer.safetensors", "projector.0.weight.exp_avg", drop),

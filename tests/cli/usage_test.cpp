@@ -65,7 +65,7 @@ std::vector<std::string> with(std::vector<std::string> flags,
 
 bool computes_on_gpus(const Command& command) {
   const std::string name = command.name;
-  return name == "train" || name == "evaluate" || name == "doctor";
+  return name == "train" || name == "evaluate" || name == "recommend" || name == "doctor";
 }
 
 TEST(Usage, OverviewNamesEveryCommand) {

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "support/temporary_directory.hpp"
 
 namespace graphlora {
@@ -341,6 +342,27 @@ TEST(Options, TableOfKeepsItsVariablesAlive) {
   OptionTable table = table_of<Values>();
   ASSERT_TRUE(table.parse({"--data", "d", "--steps", "3"}));
   EXPECT_EQ(table.values()[1], (std::pair<std::string, std::string>{"steps", "3"}));
+}
+
+TEST(Options, ARepeatableOptionTakesWholeValues) {
+  const TemporaryDirectory directory;
+  std::vector<std::string> liked;
+  OptionTable table("recommend");
+  table.add_repeatable("For whom", "liked", &liked, "TITLE: a title");
+  using Titles = std::vector<std::string>;
+  ASSERT_TRUE(table.parse({"--liked", "Boot, Das (1981)", "--liked=Heat"}));
+  EXPECT_EQ(liked, (Titles{"Boot, Das (1981)", "Heat"}));
+  ASSERT_TRUE(table.parse({"--liked", "Up"}));
+  EXPECT_EQ(liked, Titles{"Up"});
+  const std::string ini = directory / "a.ini";
+  write_file(ini, "liked = Boot, Das (1981)\nliked = \"Heat # 2\"\n");
+  ASSERT_TRUE(table.parse({"--config", ini}));
+  EXPECT_EQ(liked, (Titles{"Boot, Das (1981)", "Heat # 2"}));
+  ASSERT_TRUE(table.parse({"--config", ini, "--liked", "Up"}));
+  EXPECT_EQ(liked, Titles{"Up"});
+  ASSERT_TRUE(table.parse({}));
+  EXPECT_EQ(liked, Titles{});
+  EXPECT_THROW(table.parse({"--liked"}), ConfigError);
 }
 
 TEST(Options, AnOptionAddedTwiceIsABug) {

@@ -313,6 +313,33 @@ TEST_F(PromptTest, BuiltInTemplatesAreShort) {
   EXPECT_LT(prompts.length(row("bob", "m3"), 0), 50);
 }
 
+/// A question is the prompt of the row with the same user, item and history.
+TEST_F(PromptTest, AQuestionIsARowThatNeedNotExist) {
+  const PromptBuilder prompts = builder({.history = 2});
+  const std::int64_t ann = row("ann", "m9");
+  const auto item = [&](const char* id) { return dataset_.item()[row("ann", id)]; };
+  const std::vector<std::int64_t> history{item("m0"), item("m1"), item("m2")};
+  const Question question{dataset_.user_node(ann), dataset_.item()[ann], history};
+  const Prompt of_row = prompts.build(ann, 0), asked = prompts.build(question, 0);
+  EXPECT_EQ(asked.tokens, of_row.tokens);
+  EXPECT_EQ(asked.private_from, of_row.private_from);
+  EXPECT_EQ(prompts.text(asked), prompts.text(of_row));
+  EXPECT_EQ(prompts.extent(question, 0).tokens, static_cast<std::int64_t>(asked.tokens.size()));
+  EXPECT_EQ(asked.row, -1);
+  EXPECT_EQ(asked.label, 0);
+  EXPECT_EQ(of_row.label, 1);
+
+  const Prompt unknown = prompts.build(Question{.item = question.item, .history = history}, 0);
+  EXPECT_EQ(unknown.tokens, of_row.tokens);
+  ASSERT_EQ(unknown.anchors.size(), 2U);
+  EXPECT_EQ(unknown.anchors[0].node, kUnknownNode);
+  EXPECT_EQ(unknown.anchors[1].node, dataset_.item_node(ann));
+  EXPECT_NE(prompts.text(unknown).find("<user>"), std::string::npos) << prompts.text(unknown);
+  // Nothing liked: its own wording.
+  const Prompt fresh = prompts.build(Question{.item = question.item}, 0);
+  EXPECT_LT(fresh.tokens.size(), of_row.tokens.size());
+}
+
 TEST_F(PromptTest, BuildsFromManyThreadsAtOnce) {
   const PromptBuilder prompts = builder();
   const Prompt expected = prompts.build(row("ann", "m9"), 0);
