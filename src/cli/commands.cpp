@@ -12,6 +12,7 @@ std::span<const Command> commands() {
       {"evaluate", run_evaluate, describe_evaluate},
       {"export", run_export, describe_export},
       {"inspect", run_inspect, describe_inspect},
+      {"benchmark", run_benchmark, describe_benchmark},
       {"doctor", run_doctor, describe_doctor},
       {"slurm", run_slurm, describe_slurm},
   };
