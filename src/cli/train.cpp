@@ -24,7 +24,7 @@ namespace graphlora {
 namespace {
 
 struct TrainOptions : TrainSettings {
-  std::string output, init_adapter;
+  std::string output, init_adapter, profile;
 
   OptionTable table() {
     OptionTable table("train", "Trains adapters, projector, GNN and embeddings over a frozen LLM",
@@ -59,7 +59,10 @@ struct TrainOptions : TrainSettings {
         .add("Input and output", "resume", &train.resume,
              "continue from OUTPUT/LATEST, or start fresh if there is none; a damaged step is "
              "passed "
-             "over for the one before");
+             "over for the one before")
+        .add("Input and output", "profile", &profile,
+             "FILE: when each rank was in which phase of which step, for chrome://tracing or "
+             "ui.perfetto.dev; empty: not recorded");
     add_step_options(table);
     add_common_options(table, common, Computes::on_any_device);
     return table;
@@ -326,6 +329,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   report_places(job);
   TrainConfig& config = options.train;
   config.output = options.output;
+  config.profile = options.profile;
   ModelConfig& model_config = options.model_config;
 
   const bool root = job.world()->rank() == 0;
