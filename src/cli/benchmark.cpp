@@ -166,6 +166,21 @@ void write_results(const BenchmarkOptions& options, const std::vector<Run>& runs
   fmt::print("{}\n", (std::filesystem::path(options.output) / "report.html").string());
 }
 
+/// What is missing is named at the end: the others' report is worth having.
+void merge(const BenchmarkOptions& options) {
+  std::vector<Run> runs;
+  std::vector<std::string> causes;
+  for (const std::string& directory : options.merge) {
+    try {
+      for (Run& run : benchmark::read_runs(directory)) runs.push_back(std::move(run));
+    } catch (const DataError& error) {
+      causes.emplace_back(error.what());
+    }
+  }
+  if (!runs.empty()) write_results(options, runs);
+  if (!causes.empty()) throw DataError("--merge: {}", fmt::join(causes, "; "));
+}
+
 /// The options given, but for those that the runs of a study have of their own.
 std::vector<std::string> passed_on(const OptionTable& table) {
   const std::set<std::string> own{"ranks",      "scaling", "series", "oversubscribe",
@@ -288,10 +303,7 @@ int run_benchmark(Job& job, const std::vector<std::string>& arguments) {
     job.agree([&] {
       if (!root) return;
       check_place(options.output);
-      std::vector<Run> runs;
-      for (const std::string& directory : options.merge)
-        for (Run& run : benchmark::read_runs(directory)) runs.push_back(std::move(run));
-      write_results(options, runs);
+      merge(options);
     });
   } else if (!options.ranks.empty()) {
     job.agree([&] { run_study(options, table); });

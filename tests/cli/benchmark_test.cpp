@@ -107,6 +107,61 @@ TEST_F(BenchmarkTest, StudyStartsItsRanksAndReportsThem) {
   EXPECT_EQ(merged["scaling"][1]["step_seconds"], summary["scaling"][1]["step_seconds"]);
 }
 
+/// A headless browser on PATH; empty: there is none.
+std::string browser() {
+  for (const char* name : {"chromium", "chromium-browser", "google-chrome"})
+    if (run_process({"sh", "-c", fmt::format("command -v {}", name)}).code == 0) return name;
+  return {};
+}
+
+/// Counts what a browser has laid out inside of its plot, and writes the numbers into the page.
+constexpr const char* kCountDrawn = R"(<script>
+window.onload = () => {
+  const drawn = what => [...document.querySelectorAll(what)].filter(element => {
+    const box = element.getBoundingClientRect();
+    const plot = element.closest("svg").getBoundingClientRect();
+    return box.width > 0 && box.left >= plot.left && box.right <= plot.right &&
+           box.top >= plot.top && box.bottom <= plot.bottom;
+  }).length;
+  document.body.setAttribute("data-drawn",
+      ["circle.point", "rect.bar", "polyline", "svg text"].map(drawn).join(" "));
+};
+</script></body>)";
+
+TEST_F(BenchmarkTest, ABrowserDrawsEveryPoint) {
+  const std::string program = browser();
+  if (program.empty()) GTEST_SKIP() << "no headless browser (chromium) on PATH";
+  ran(benchmark("drawn", {"--threads", "1", "--series", "strong"}));
+  std::string page = read_file(root() / "drawn/report.html");
+  const auto count = [&](const std::string& part) {
+    int found = 0;
+    for (std::size_t at = page.find(part); at != std::string::npos; at = page.find(part, at + 1))
+      ++found;
+    return found;
+  };
+  // A time, an efficiency, a rank's spread; and the phases of one run.
+  const int points = count("class=\"point\""), bars = count("class=\"bar\"");
+  EXPECT_EQ(points, 3);
+  EXPECT_EQ(bars, 7);
+  const int texts = count("<text ");
+  page.replace(page.rfind("</body>"), 7, kCountDrawn);
+  write_file(root() / "drawn.html", page);
+  const ProcessResult result =
+      run_process({program, "--headless", "--no-sandbox", "--disable-gpu",
+                   "--disable-dev-shm-usage", "--user-data-dir=" + at("browser"),
+                   "--virtual-time-budget=2000", "--dump-dom", "file://" + at("drawn.html")});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const std::string attribute = "data-drawn=\"";
+  const std::size_t place = result.out.find(attribute);
+  ASSERT_NE(place, std::string::npos) << result.out.substr(0, 500);
+  std::istringstream drawn(result.out.substr(place + attribute.size()));
+  int drawn_points = 0, drawn_bars = 0, drawn_lines = 0, drawn_texts = 0;
+  drawn >> drawn_points >> drawn_bars >> drawn_lines >> drawn_texts;
+  EXPECT_EQ(drawn_points, points);
+  EXPECT_EQ(drawn_bars, bars);
+  EXPECT_EQ(drawn_texts, texts) << "no text runs out of its plot";
+}
+
 TEST_F(BenchmarkTest, RanksThatShareCoresAreLabelled) {
   // More threads than any machine has cores.
   ran(benchmark("shared", {"--threads", "1024"}));
