@@ -56,6 +56,8 @@ int run_inspect(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_inspect();
 int run_benchmark(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_benchmark();
+int run_plan(Job& job, const std::vector<std::string>& arguments);
+OptionTable describe_plan();
 int run_doctor(Job& job, const std::vector<std::string>& arguments);
 OptionTable describe_doctor();
 int run_slurm(Job& job, const std::vector<std::string>& arguments);
