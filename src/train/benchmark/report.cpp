@@ -118,6 +118,7 @@ std::string scaling_section(const std::vector<Scaled>& scaling) {
                     fmt::format("{:.1f} %", 100 * point.efficiency), label_of(*point.run)});
     }
     if (measured.points.empty()) continue;
+    ideal.color = static_cast<int>(times.size());
     times.push_back(measured);
     times.push_back(ideal);
     efficiencies.push_back(efficiency);
@@ -133,7 +134,7 @@ std::string scaling_section(const std::vector<Scaled>& scaling) {
 std::string breakdown_section(const std::vector<const Run*>& runs) {
   std::vector<std::string> parts;
   std::vector<Bar> bars;
-  Curve spread{"a rank's step without waiting"};
+  Curve spread{"a rank"};
   spread.joined = false;
   std::string memory;
   for (const Run* run : runs) {
@@ -173,7 +174,10 @@ std::string breakdown_section(const std::vector<const Run*>& runs) {
   return "<h2>Where the time goes</h2>\n" +
          bar_plot({"Phases of a step (median of repetitions, mean of ranks)", "ranks", "seconds"},
                   parts, bars) +
-         line_plot({"Spread over ranks", "ranks", "seconds", true, false}, {spread}) + "<table>\n" +
+         line_plot({"Spread over ranks: a step without what it waits for", "ranks", "seconds", true,
+                    false},
+                   {spread}) +
+         "<table>\n" +
          row({"ranks", "memory of the largest rank, GiB", "tokens of a rank, most over mean"},
              "th") +
          memory + "</table>\n";

@@ -110,10 +110,10 @@ std::string y_axis(const Scale& y) {
          line(kLeft, kHeight - kBottom, kWidth - kRight, kHeight - kBottom, "stroke=\"#333333\"");
 }
 
-std::string legend(std::size_t i, const std::string& name) {
+std::string legend(std::size_t i, const char* ink, const std::string& name) {
   const double y = kTop + 8 + kLegendStep * static_cast<double>(i);
   return fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"10\" height=\"10\" fill=\"{}\"/>\n",
-                     kWidth - kRight + 12, y - 9, color(i)) +
+                     kWidth - kRight + 12, y - 9, ink) +
          text_at(kWidth - kRight + 28, y, "start", name);
 }
 
@@ -166,7 +166,8 @@ std::string line_plot(const Axes& axes, const std::vector<Curve>& curves) {
   }
   for (std::size_t i = 0; i < curves.size(); ++i) {
     const Curve& curve = curves[i];
-    svg += legend(i, curve.name);
+    const char* ink = color(curve.color < 0 ? i : static_cast<std::size_t>(curve.color));
+    svg += legend(i, ink, curve.name);
     std::string path, marks;
     for (const Point& point : curve.points) {
       if (!x.shows(point.x) || !y.shows(point.y)) continue;
@@ -174,19 +175,19 @@ std::string line_plot(const Axes& axes, const std::vector<Curve>& curves) {
       path += fmt::format("{}{:.1f},{:.1f}", path.empty() ? "" : " ", px, py);
       if (!curve.marked) continue;
       if (point.interval && y.shows(point.interval->first)) {
-        marks += line(
-            px, y.page(point.interval->first), px, y.page(point.interval->second),
-            fmt::format("class=\"interval\" stroke=\"{}\" stroke-width=\"2\"", color(i)).c_str());
+        marks +=
+            line(px, y.page(point.interval->first), px, y.page(point.interval->second),
+                 fmt::format("class=\"interval\" stroke=\"{}\" stroke-width=\"2\"", ink).c_str());
       }
       marks += fmt::format(
           "<circle class=\"point\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" fill=\"{}\">"
           "<title>{}: {:.6g}, {:.6g}</title></circle>\n",
-          px, py, color(i), escaped(curve.name), point.x, point.y);
+          px, py, ink, escaped(curve.name), point.x, point.y);
     }
     if (curve.joined && !path.empty()) {
       svg += fmt::format(
           "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"{}/>\n", path,
-          color(i), curve.dashed ? " stroke-dasharray=\"6 4\"" : "");
+          ink, curve.dashed ? " stroke-dasharray=\"6 4\"" : "");
     }
     svg += marks;
   }
@@ -204,13 +205,14 @@ std::string bar_plot(const Axes& axes, const std::vector<std::string>& part_name
   }
   y.settle();
   std::string svg = opening(axes) + y_axis(y);
-  for (std::size_t k = 0; k < part_names.size(); ++k) svg += legend(k, part_names[k]);
+  for (std::size_t k = 0; k < part_names.size(); ++k) svg += legend(k, color(k), part_names[k]);
   const double step =
       (kWidth - kRight - kLeft) / static_cast<double>(std::max<std::size_t>(1, bars.size()));
   const double width = std::min(60.0, 0.7 * step);
   for (std::size_t i = 0; i < bars.size(); ++i) {
     const double middle = kLeft + step * (static_cast<double>(i) + 0.5);
-    svg += text_at(middle, kHeight - kBottom + 18, "middle", bars[i].name);
+    // Long names side by side would run into each other.
+    svg += text_at(middle, kHeight - kBottom + (i % 2 == 0 ? 13 : 26), "middle", bars[i].name);
     double from = 0;
     for (std::size_t k = 0; k < bars[i].parts.size(); ++k) {
       const double part = std::max(0.0, bars[i].parts[k]);

@@ -22,6 +22,7 @@ struct Curve {
   bool marked = true;  ///< whether points are drawn
   bool joined = true;  ///< whether there is a line
   bool dashed = false;
+  int color = -1;  ///< that of the curve with this number; -1: its own
 };
 
 struct Axes {
