@@ -50,6 +50,7 @@ build: setup
 benchmark:
 	@launch/setup --test
 	@launch/build release -DGRAPHLORA_TESTS=ON
+	@benchmarks/scaling
 	@benchmarks/train_speed
 	@build/release/benchmarks/spmm_benchmark
 	@build/release/benchmarks/embedding_update

@@ -13,6 +13,8 @@ std::span<const Command> commands() {
       {"recommend", run_recommend, describe_recommend},
       {"export", run_export, describe_export},
       {"inspect", run_inspect, describe_inspect},
+      {"benchmark", run_benchmark, describe_benchmark},
+      {"plan", run_plan, describe_plan},
       {"doctor", run_doctor, describe_doctor},
       {"slurm", run_slurm, describe_slurm},
   };

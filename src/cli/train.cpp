@@ -8,6 +8,7 @@
 #include "cli/commands.hpp"
 #include "cli/common_options.hpp"
 #include "cli/partition_options.hpp"
+#include "cli/train_settings.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
@@ -22,13 +23,8 @@
 namespace graphlora {
 namespace {
 
-struct TrainOptions {
-  std::string data, model, pretrained, output, templates, init_adapter, shared_prefix = "on";
-  std::int64_t tensor_parallel = 1;
-  PartitionConfig partition;
-  ModelConfig model_config;
-  TrainConfig train;
-  CommonOptions common;
+struct TrainOptions : TrainSettings {
+  std::string output, init_adapter, profile;
 
   OptionTable table() {
     OptionTable table("train", "Trains adapters, projector, GNN and embeddings over a frozen LLM",
@@ -63,7 +59,16 @@ struct TrainOptions {
         .add("Input and output", "resume", &train.resume,
              "continue from OUTPUT/LATEST, or start fresh if there is none; a damaged step is "
              "passed "
-             "over for the one before");
+             "over for the one before")
+        .add("Input and output", "profile", &profile,
+             "FILE: when each rank was in which phase of which step, for chrome://tracing or "
+             "ui.perfetto.dev; empty: not recorded");
+    add_step_options(table);
+    add_common_options(table, common, Computes::on_any_device);
+    return table;
+  }
+
+  void add_step_options(OptionTable& table) {
     table
         .add("Training", "steps", &train.steps,
              "steps to train; -1: one epoch, 0: write step-000000 only",
@@ -210,12 +215,10 @@ struct TrainOptions {
         .add("Prompt", "score", &model_config.score,
              "margin: logit(Yes) − logit(No); yes: logit(Yes) alone",
              one_of(model_config.score, {"margin", "yes"}));
-    add_common_options(table, common, Computes::on_any_device);
-    return table;
   }
 };
 
-void check(const TrainOptions& options) {
+void check(const TrainSettings& options) {
   const TrainConfig& train = options.train;
   if (train.stages.empty())
     throw ConfigError("--train.stages: name at least one of adapter, projector, joint");
@@ -230,7 +233,10 @@ void check(const TrainOptions& options) {
         "in one place",
         options.partition.hubs);
   }
-  if (holds_run(options.output) && !train.resume) {
+}
+
+void check_output(const TrainOptions& options) {
+  if (holds_run(options.output) && !options.train.resume) {
     throw ConfigError(
         "--output {}: already holds a run; give --resume to continue it, or another directory",
         options.output);
@@ -297,6 +303,22 @@ void take_adapter(const OptionTable& table, const AdapterShape& adapter, const s
 
 }  // namespace
 
+std::shared_ptr<TrainSettings> add_training_options(OptionTable& table) {
+  auto options = std::make_shared<TrainOptions>();
+  options->add_step_options(table);
+  return options;
+}
+
+void settle(TrainSettings& options) {
+  check(options);
+  options.train.seed = static_cast<std::uint64_t>(options.common.seed);
+  options.model_config.seed = options.train.seed;
+  options.model_config.precision = options.common.precision;
+  options.model_config.prompt.templates = options.templates;
+  options.train.shared_prefix = options.shared_prefix == "on";
+  options.partition.seed = options.common.seed;
+}
+
 OptionTable describe_train() { return table_of<TrainOptions>(); }
 
 int run_train(Job& job, const std::vector<std::string>& arguments) {
@@ -305,19 +327,15 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
   OptionTable table = options.table();
   job.agree([&] {
     table.parse(arguments);
-    check(options);
+    settle(options);
+    check_output(options);
   });
   apply_common_options(options.common, job);
   report_places(job);
   TrainConfig& config = options.train;
   config.output = options.output;
-  config.seed = static_cast<std::uint64_t>(options.common.seed);
-  config.shared_prefix = options.shared_prefix == "on";
+  config.profile = options.profile;
   ModelConfig& model_config = options.model_config;
-  model_config.seed = config.seed;
-  model_config.precision = options.common.precision;
-  model_config.prompt.templates = options.templates;
-  options.partition.seed = options.common.seed;
 
   const bool root = job.world()->rank() == 0;
   std::optional<RunLock> lock;

@@ -36,21 +36,17 @@ double seconds_since(Clock::time_point start) {
 /// Adds the host's time of its scope to one phase.
 class PhaseTimer {
  public:
-  PhaseTimer(std::vector<std::pair<std::string, double>>& phases, const char* name)
-      : range_(name), start_(Clock::now()) {
-    auto found =
-        std::find_if(phases.begin(), phases.end(), [&](const auto& p) { return p.first == name; });
-    if (found == phases.end()) found = phases.insert(phases.end(), {name, 0.0});
-    seconds_ = &found->second;
-  }
-  ~PhaseTimer() { *seconds_ += seconds_since(start_); }
+  PhaseTimer(Phases& phases, const char* name)
+      : range_(name), phases_(phases), name_(name), start_(Clock::now()) {}
+  ~PhaseTimer() { phases_.add(name_, start_, Clock::now()); }
   PhaseTimer(const PhaseTimer&) = delete;
   PhaseTimer& operator=(const PhaseTimer&) = delete;
 
  private:
   ProfileRange range_;
+  Phases& phases_;
+  const char* name_;
   Clock::time_point start_;
-  double* seconds_;
 };
 
 /// Position of each scalar in the one all-reduce per step.
@@ -99,14 +95,11 @@ Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t ste
       schedule_(config.schedule),
       stages_{config.stages, steps < 0 ? sampler_.batches_per_epoch() : steps},
       optimizer_(model.parameters(), config.optimizer),
-      sync_(*model.workspace().grid, model.parameters()) {
+      sync_(*model.workspace().grid, model.parameters()),
+      phases_({"prompts", "graph forward", "LLM forward", "LLM backward", "graph backward",
+               "gradient sync", "optimizer"}) {
   schedule_.steps = stages_.steps;
   model_.llm().set_recompute(config_.recompute == "layer");
-  // Phases in the order of a step; PhaseTimer keeps pointers into this vector.
-  for (const char* phase : {"prompts", "graph forward", "LLM forward", "LLM backward",
-                            "graph backward", "gradient sync", "optimizer"}) {
-    phases_.emplace_back(phase, 0.0);
-  }
   if (config_.optimizer.type == "adamw" && !model_.table().exp_avg_nD.defined()) {
     model_.table().exp_avg_nD = at::zeros_like(model_.table().weight_nD);
     model_.table().exp_avg_sq_nD = at::zeros_like(model_.table().weight_nD);
@@ -117,6 +110,7 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   const Workspace& workspace = model_.workspace();
   const ProcessGrid& grid = *workspace.grid;
   const Dataset& dataset = *workspace.dataset;
+  phases_.set_step(step);
 
   // 1. The global batch, and this replica's share of it.
   StepPlan plan;
@@ -343,6 +337,7 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
     }
     if (!root) return;
     make_directories(config.output);
+    if (!config.profile.empty()) const AtomicFile writable(config.profile);
     // A run may have ended between LATEST and BEST.
     if (const std::int64_t best = result.state.best_step;
         best >= 0 && std::filesystem::exists(step_directory(config.output, best)))
@@ -421,6 +416,10 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
   const Communication at_start = communication_of(*workspace.grid);
   Progress progress("training", steps, "steps", root, result.state.step);
   std::deque<double> recent_losses;
+  if (!config.profile.empty()) {
+    world.barrier();
+    stepper->phases().record();
+  }
   validate();  // of a run that was interrupted before it could
   while (!result.interrupted && !stopped_early() && result.state.step < steps) {
     const std::int64_t step = result.state.step + 1;
@@ -481,9 +480,13 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
                      {at_end.seconds - at_start.seconds, at_end.exposed - at_start.exposed},
                      seconds_since(start));
   }
+  std::string trace;
+  if (!config.profile.empty()) trace = stepper->phases().trace(world);
   job.agree([&] {
     writer->require_saved();
-    if (root) metrics->require_complete();
+    if (!root) return;
+    metrics->require_complete();
+    if (!trace.empty()) write_file(config.profile, trace);
   });
   return result;
 }

@@ -10,6 +10,7 @@
 #include "train/checkpoint_writer.hpp"
 #include "train/sampler.hpp"
 #include "train/schedule.hpp"
+#include "train/trace.hpp"
 
 namespace graphlora {
 
@@ -25,6 +26,7 @@ struct TrainConfig {
   std::int64_t keep = 2;
   std::int64_t max_train_examples = 0;  ///< 0: all
   bool resume = false;
+  std::filesystem::path profile = {};  ///< where a trace of all ranks' phases goes; empty: nowhere
   std::function<void()> check_lock = {};  ///< throws where the output is another run's by now
   AdapterSource init_adapter = {};        ///< what the adapters' first values are; for the manifest
   std::string recompute = "none";         ///< none | layer, see GraphLora::set_recompute
@@ -82,7 +84,10 @@ class Stepper {
     return config_.optimizer.lr * schedule_.factor(step);
   }
   /// Seconds spent so far in each phase of a step, by name.
-  const std::vector<std::pair<std::string, double>>& phase_seconds() const { return phases_; }
+  const std::vector<std::pair<std::string, double>>& phase_seconds() const {
+    return phases_.seconds();
+  }
+  Phases& phases() { return phases_; }
 
  private:
   Recommender& model_;
@@ -92,7 +97,7 @@ class Stepper {
   Stages stages_;
   Optimizer optimizer_;
   GradientSync sync_;
-  std::vector<std::pair<std::string, double>> phases_;
+  Phases phases_;
 };
 
 }  // namespace graphlora

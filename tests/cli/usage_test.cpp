@@ -65,7 +65,8 @@ std::vector<std::string> with(std::vector<std::string> flags,
 
 bool computes_on_gpus(const Command& command) {
   const std::string name = command.name;
-  return name == "train" || name == "evaluate" || name == "recommend" || name == "doctor";
+  const std::set<std::string> computing{"train", "evaluate", "recommend", "benchmark", "doctor"};
+  return computing.contains(name);
 }
 
 TEST(Usage, OverviewNamesEveryCommand) {
@@ -243,7 +244,9 @@ TEST(Usage, AGpuThatIsNotThereIsAnError) {
   for (const Command& command : commands()) {
     // The doctor reports it among its checks (doctor_test).
     if (!computes_on_gpus(command) || std::string(command.name) == "doctor") continue;
-    const auto flags = std::string(command.name) == "evaluate" ? evaluate : required_flags(command);
+    auto flags = std::string(command.name) == "evaluate" ? evaluate : required_flags(command);
+    if (std::string(command.name) == "benchmark")
+      flags = with(flags, {"--data", "x", "--model", "y", "--pretrained", "z"});
     expect_usage_error(with(flags, {"--device", "cuda"}), {"--device cuda: " + reason});
     expect_usage_error(with(flags, {"--comm", "nccl"}),
                        {"--comm nccl: it needs a GPU for every rank: " + reason});

@@ -6,7 +6,6 @@ KEEP=1 keeps the scratch folder.
 """
 
 import concurrent.futures
-import csv
 import functools
 import json
 import os
@@ -628,18 +627,21 @@ class Chain(SlurmTest):
         self.assertEqual(len(jobs), 3)
         for job in jobs:
             self.assertEqual(self.wait_for_end(job)["JobState"], "COMPLETED")
-        with (self.work / "study/weak/summary.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        self.assertEqual([(row["nodes"], row["ranks"], row["steps"], row["batch_size"]) for row in rows],
-                         [("1", "1", "9", "4"), ("2", "2", "9", "8")])
-        for row in rows:
-            text = (self.work / f"study/weak/nodes-{row['nodes']}/metrics.jsonl").read_text()
-            steps = [json.loads(line) for line in text.splitlines()]
-            self.assertEqual(len(steps), 12)
-            seconds = sorted(step["step_seconds"] for step in steps[3:])
-            self.assertAlmostEqual(float(row["step_seconds"]), seconds[4])
-        speedup = float(rows[1]["examples_per_s"]) / float(rows[0]["examples_per_s"])
-        self.assertAlmostEqual(float(rows[1]["efficiency"]), speedup / 2)
+        summary = json.loads((self.work / "study/weak/summary.json").read_text())
+        self.assertEqual([(run["series"], run["ranks"], run["batch_size"]) for run in summary["runs"]],
+                         [(["weak"], 1, 4), (["weak"], 2, 8)])
+        for run in summary["runs"]:
+            step = next(m for m in run["measurements"] if m["name"] == "step")
+            self.assertEqual([len(seconds) for seconds in step["seconds"]], [9] * run["ranks"])
+            self.assertEqual(run["environment"]["slurm"]["SLURM_NTASKS"], str(run["ranks"]))
+        first, second = summary["scaling"]
+        self.assertAlmostEqual(second["efficiency"], second["tokens_per_s"] / first["tokens_per_s"] / 2)
+        self.assertIn("<svg", (self.work / "study/weak/report.html").read_text())
+        again = self.submit(SCRIPTS / "scaling", "weak", "--partition=test", GRAPHLORA_WORK="study",
+                            GRAPHLORA_SCALING_NODES="1 2", GRAPHLORA_SCALING_STEPS="12", GRAPHLORA_SCALING_BATCH="4",
+                            GRAPHLORA_ARGS=f"--data data --model {MODEL} --pretrained pretrained").split()
+        self.assertEqual(len(again), 1, "both runs are there: only the summary")
+        self.assertEqual(self.wait_for_end(again[0])["JobState"], "COMPLETED")
 
 
 class Site(SlurmTest):

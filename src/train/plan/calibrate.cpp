@@ -1,0 +1,131 @@
+#include "train/plan/calibrate.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.hpp"
+
+namespace graphlora::plan {
+namespace {
+
+using benchmark::Run;
+
+constexpr double kFp32 = 4, kReferenceWidth = 8;
+constexpr double kPassesOverE = 6;      // E and two moments, read and written
+constexpr double kDenseAdamBytes = 28;  // and the gradient
+constexpr double kSmall = 64;           // bytes: a message up to this size takes the latency alone
+
+double median_of(const benchmark::RankMeasurement& m) {
+  return benchmark::estimate(m.slowest()).median;
+}
+
+double number(const Run& run, const char* key) {
+  try {
+    return run.setting.at("sizes").at(key).get<double>();
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError("--calibrate: {}; measure again with this version of benchmark", error.what());
+  }
+}
+
+double distance(double a, double b) { return std::abs(std::log(a / b)); }
+
+/// The run with all kinds of measurements that is nearest.
+const Run& nearest(const std::vector<Run>& runs, std::int64_t hidden, std::int64_t ranks) {
+  const Run* best = nullptr;
+  std::pair<double, double> least;
+  for (const Run& run : runs) {
+    if (run.find("decoder") == nullptr || run.find("step") == nullptr) continue;
+    const std::pair<double, double> far{
+        distance(number(run, "hidden"), static_cast<double>(hidden)),
+        distance(static_cast<double>(run.ranks), static_cast<double>(ranks))};
+    if (best != nullptr && !(far < least)) continue;
+    best = &run;
+    least = far;
+  }
+  if (best == nullptr) throw DataError("--calibrate: no run with --what all among the results");
+  return *best;
+}
+
+double median_phase(const Run& run, const char* name) {
+  const auto* m = run.find("phase", name);
+  return m == nullptr ? 0 : median_of(*m);
+}
+
+/// α from the smallest message, β from the largest, both in the terms of predict.cpp's formulas.
+Link measured_link(const Run& run, Link link) {
+  const benchmark::RankMeasurement *small = nullptr, *large = nullptr;
+  for (const auto& m : run.measurements) {
+    if (m.name != "all-to-all") continue;
+    if (m.size <= kSmall && small == nullptr) small = &m;
+    if (large == nullptr || m.size > large->size) large = &m;
+  }
+  if (small == nullptr || large == small) return link;
+  const double rounds = std::ceil(std::log2(static_cast<double>(run.ranks)));
+  link.latency = median_of(*small) / rounds;
+  link.bandwidth = large->size / std::max(median_of(*large) - median_of(*small), 1e-9);
+  return link;
+}
+
+}  // namespace
+
+Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::int64_t hidden,
+                   std::int64_t ranks, std::string& used) {
+  const Run& run = nearest(runs, hidden, ranks);
+  Cluster c = cluster;
+  used = fmt::format("calibrated by a run on {} ranks, hidden size {:.0f}, {} layers", run.ranks,
+                     number(run, "hidden"), number(run, "layers"));
+  c.matrix_rate = 0;
+  c.matrix_efficiency.points.clear();
+  for (const auto& m : run.measurements)
+    if (m.name.starts_with("matrices") && m.what.find("bf16") != std::string::npos)
+      c.matrix_rate = std::max(c.matrix_rate, m.work_P.front() / median_of(m));
+  // The decoder's rate at several sizes of a pack, by its linears' work.
+  const double flops = number(run, "flops_per_token");
+  for (const auto& m : run.measurements) {
+    if (m.name != "decoder") continue;
+    const double rate = m.size * flops / median_of(m);
+    c.matrix_rate = std::max(c.matrix_rate, rate);
+    c.matrix_efficiency.points.emplace_back(m.size, rate);
+  }
+  for (auto& [tokens, rate] : c.matrix_efficiency.points) rate /= c.matrix_rate;
+  // In a step it shares caches and memory with everything else.
+  const double llm = median_phase(run, "LLM forward") + median_phase(run, "LLM backward");
+  const double replicas = static_cast<double>(run.ranks) / static_cast<double>(run.tensor_parallel);
+  const double tokens = run.tokens_per_step / replicas;
+  if (llm > 0) {
+    const double length = run.tokens_per_step / static_cast<double>(run.batch_size);
+    const double packs = packs_of(tokens, length, static_cast<double>(run.micro_batch));
+    const double expected =
+        tokens * flops / (c.matrix_rate * c.matrix_efficiency.at(tokens / packs));
+    for (auto& [size, share] : c.matrix_efficiency.points) share *= expected / llm;
+  }
+  double edges_seconds = 0;
+  if (const auto* m = run.find("SpMM"); m != nullptr && m->size > 0) {
+    edges_seconds = median_of(*m);
+    c.edges = m->size / edges_seconds * number(run, "rank") / kReferenceWidth;
+  }
+  const double prompts = median_phase(run, "prompts"), update = median_phase(run, "optimizer");
+  if (prompts > 0) c.loading = tokens / prompts;
+  const double owned_bytes = number(run, "most_owned") * number(run, "embedding_width") * kFp32;
+  if (update > 0) {
+    c.memory_bandwidth =
+        (kPassesOverE * owned_bytes + kDenseAdamBytes * number(run, "dense_parameters")) / update;
+    c.memory_efficiency = 1;
+  }
+  const double step = median_of(*run.find("step"));
+  c.overhead =
+      std::max(0.0, step - llm - prompts - update - 2 * number(run, "gnn_layers") * edges_seconds -
+                        2 * owned_bytes / c.memory_bandwidth);
+  c.program = std::max(0.0, number(run, "program_bytes"));
+  if (run.ranks > 1) {
+    const bool several = run.environment.value("hosts", nlohmann::ordered_json::array()).size() > 1;
+    Link& link = several ? c.between : c.within;
+    link = measured_link(run, link);
+  }
+  return c;
+}
+
+}  // namespace graphlora::plan
