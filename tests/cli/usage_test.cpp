@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <iterator>
+#include <set>
 #include <sstream>
 
 #include "cli/commands.hpp"
