@@ -39,8 +39,8 @@ struct Prompts {
 Prompts first_prompts(Recommender& model, const Sampler& sampler, const TrainConfig& config,
                       std::int64_t step) {
   const Dataset& dataset = *model.workspace().dataset;
-  const StepPlan plan =
-      plan_step(sampler, model.prompts(), dataset, config.seed, step, /*replicas=*/1);
+  const StepPlan plan = plan_step(sampler, model.prompts(), dataset, config.seed, step,
+                                  /*replicas=*/1, config.shared_prefix);
   Prompts result;
   for (std::size_t i = 0; i < plan.batch.rows.size(); ++i)
     result.prompts.push_back(model.prompts().build(plan.batch.rows[i], plan.template_B[i]));
@@ -226,15 +226,8 @@ std::vector<Measurement> measure_loading(Job& job, const Repetitions& repetition
   result.push_back({"loader", fmt::format("{} examples", first.prompts.size()), "tokens", batch,
                     batch, time_of(job, repetitions, [&] {
                       const Prompts once = first_prompts(model, sampler, config, 1);
-                      std::vector<std::int64_t> lengths;
-                      for (const Prompt& prompt : once.prompts)
-                        lengths.push_back(static_cast<std::int64_t>(prompt.tokens.size()));
-                      const auto bounds = split_by_budget(lengths, config.micro_batch);
-                      for (std::size_t k = 0; k + 1 < bounds.size(); ++k) {
-                        const std::size_t begin = bounds[k], size = bounds[k + 1] - begin;
-                        make_pack(std::span(once.prompts).subspan(begin, size),
-                                  std::span(once.prefix_stream).subspan(begin, size), 0);
-                      }
+                      make_packs(once.prompts, once.prefix_stream, config.micro_batch,
+                                 config.shared_prefix ? Sharing::training : Sharing::none);
                     })});
   dataset.release_rows();
   return result;
