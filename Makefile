@@ -54,6 +54,7 @@ benchmark:
 	@benchmarks/train_speed
 	@build/release/benchmarks/spmm_benchmark
 	@build/release/benchmarks/embedding_update
+	@benchmarks/shared_prefix_speed
 	@.venv/bin/python benchmarks/tokenizer_speed
 
 docs: build
