@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/error.hpp"
@@ -52,6 +53,16 @@ const Run& nearest(const std::vector<Run>& runs, std::int64_t hidden, std::int64
 double median_phase(const Run& run, const char* name) {
   const auto* m = run.find("phase", name);
   return m == nullptr ? 0 : median_of(*m);
+}
+
+/// What a step waits for messages on the rank that waits least: the others wait for it, too.
+double network_seconds(const Run& run) {
+  const auto* waited = run.find("communication", "waited for");
+  if (waited == nullptr) return 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (const auto& seconds : waited->seconds_P)
+    least = std::min(least, benchmark::estimate(seconds).median);
+  return least;
 }
 
 /// α from the smallest message, β from the largest, both in the terms of predict.cpp's formulas.
