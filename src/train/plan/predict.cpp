@@ -168,6 +168,7 @@ void add_memory(const Setting& s, const LlmMemory& llm, Prediction& p) {
   add("adapters", static_cast<double>(llm.adapters));
   add("activations", static_cast<double>(llm.activations));
   add("layer at work", static_cast<double>(llm.workspace));
+  add("heap", s.cluster.heap * static_cast<double>(llm.activations + llm.workspace));
   add("projector and GNN", 4 * kFp32 * (s.projector_parameters + s.gnn_parameters));
   add("E and moments", 3 * kFp32 * width * s.share.owned);
   const auto groups = static_cast<double>(w.groups);
