@@ -1,6 +1,5 @@
 #include "core/memory.hpp"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -29,9 +28,8 @@ std::int64_t resident_memory_bytes() {
 }
 
 std::int64_t peak_memory_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return std::int64_t{usage.ru_maxrss} * 1024;
+  // Not getrusage's: that starts with the size of the process which started this one.
+  return bytes_of("/proc/self/status", "VmHWM:", 0);
 }
 
 std::int64_t proportional_set_bytes() { return bytes_of("/proc/self/smaps_rollup", "Pss:", 0); }

@@ -25,9 +25,14 @@ constexpr std::int64_t kLargestMessage = 1 << 25;
 /// From now on peak_memory_bytes() counts anew; where the kernel refuses it stays the whole run's.
 void forget_peak_memory() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
-/// What this rank holds beside all that is known of: the program, its libraries and their buffers.
-std::int64_t program_bytes(Recommender& model, const TrainConfig& config, std::int64_t peak,
-                           double tokens, const std::filesystem::path& directory) {
+/// What a rank's steps held.
+struct Held {
+  std::int64_t activations = 0;  ///< predicted, the layer at work included
+  std::int64_t program = 0;      ///< all that no prediction knows of: the program, its libraries
+};
+
+Held held(Recommender& model, const TrainConfig& config, std::int64_t peak, double tokens,
+          const std::filesystem::path& directory) {
   const GraphLora& llm = model.llm();
   const bool moments = config.optimizer.type == "adamw", cpu = llm.precision().device.is_cpu();
   const auto replicas = static_cast<double>(model.workspace().grid->replicas());
@@ -36,10 +41,9 @@ std::int64_t program_bytes(Recommender& model, const TrainConfig& config, std::i
                      .recompute = config.recompute == "layer",
                      .moments = moments,
                      .embedding_mapped = cpu};
-  std::int64_t known =
-      predict_llm_memory(llm.config(), llm.slice(), model.config().lora, llm.precision(), step)
-          .total() +
-      predict_memory(model, moments).total();
+  const LlmMemory memory =
+      predict_llm_memory(llm.config(), llm.slice(), model.config().lora, llm.precision(), step);
+  std::int64_t known = memory.total() + predict_memory(model, moments).total();
   for (const Parameter& parameter : model.parameters())
     if (parameter.placement == Placement::projector || parameter.placement == Placement::gnn)
       known += 4 * static_cast<std::int64_t>(parameter.value.nbytes());
@@ -48,7 +52,7 @@ std::int64_t program_bytes(Recommender& model, const TrainConfig& config, std::i
       if (file.path().extension() == ".safetensors")
         known += static_cast<std::int64_t>(file.file_size());
   }
-  return peak - known;
+  return {memory.activations + memory.workspace, peak - known};
 }
 
 /// Sizes that predictions start from.
@@ -128,12 +132,13 @@ Run measure_run(Job& job, Recommender& model, const TrainConfig& config,
   }
   run.setting["sizes"] = sizes_of(model);
   if (options.macro) {
-    std::int64_t own = 0;
+    Held own;
     job.agree([&] {
-      own = program_bytes(model, config, run.memory_P[static_cast<std::size_t>(world.rank())],
-                          run.tokens_per_step, options.model_directory);
+      own = held(model, config, run.memory_P[static_cast<std::size_t>(world.rank())],
+                 run.tokens_per_step, options.model_directory);
     });
-    const auto all = world.all_gather(own, Traffic::control);
+    const auto all = world.all_gather(own.program, Traffic::control);
+    run.setting["sizes"]["activation_bytes"] = own.activations;
     run.setting["sizes"]["program_bytes"] = *std::max_element(all.begin(), all.end());
   }
   run.measurements = gather(world, own);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/error.hpp"
@@ -52,6 +53,39 @@ const Run& nearest(const std::vector<Run>& runs, std::int64_t hidden, std::int64
 double median_phase(const Run& run, const char* name) {
   const auto* m = run.find("phase", name);
   return m == nullptr ? 0 : median_of(*m);
+}
+
+/// How what no prediction knows of grows with the activations, over all runs: freed blocks that the
+/// heap keeps. 0 where the runs have about the same activations.
+double heap_share(const std::vector<Run>& runs) {
+  std::vector<std::pair<double, double>> points;  // activations, what is not known of
+  double x_mean = 0, y_mean = 0;
+  for (const Run& run : runs) {
+    if (run.find("step") == nullptr) continue;
+    points.emplace_back(number(run, "activation_bytes"), number(run, "program_bytes"));
+    x_mean += points.back().first;
+    y_mean += points.back().second;
+  }
+  x_mean /= static_cast<double>(points.size());
+  y_mean /= static_cast<double>(points.size());
+  double covariance = 0, variance = 0;
+  for (const auto& [x, y] : points) {
+    covariance += (x - x_mean) * (y - y_mean);
+    variance += (x - x_mean) * (x - x_mean);
+  }
+  constexpr double kDistinct = 0.01;  // of the mean's square
+  if (variance < kDistinct * x_mean * x_mean) return 0;
+  return std::clamp(covariance / variance, 0.0, 2.0);
+}
+
+/// What a step waits for messages on the rank that waits least: the others wait for it, too.
+double network_seconds(const Run& run) {
+  const auto* waited = run.find("communication", "waited for");
+  if (waited == nullptr) return 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (const auto& seconds : waited->seconds_P)
+    least = std::min(least, benchmark::estimate(seconds).median);
+  return least;
 }
 
 /// α from the smallest message, β from the largest, both in the terms of predict.cpp's formulas.
@@ -119,7 +153,9 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
   c.overhead =
       std::max(0.0, step - llm - prompts - update - 2 * number(run, "gnn_layers") * edges_seconds -
                         2 * owned_bytes / c.memory_bandwidth);
-  c.program = std::max(0.0, number(run, "program_bytes"));
+  c.heap = heap_share(runs);
+  c.program =
+      std::max(0.0, number(run, "program_bytes") - c.heap * number(run, "activation_bytes"));
   if (run.ranks > 1) {
     const bool several = run.environment.value("hosts", nlohmann::ordered_json::array()).size() > 1;
     Link& link = several ? c.between : c.within;

@@ -20,7 +20,8 @@ struct Cluster {
   std::int64_t nodes = 1, per_node = 1;  ///< devices (ranks) of a node
   double memory = 0;                     ///< bytes of one device
   double program = 0;                    ///< bytes that the program itself takes of it
-  double matrix_rate = 0;                ///< FLOP/s of one device, at best
+  double heap = 0;               ///< what the heap keeps beside activations, as a share of them
+  double matrix_rate = 0;        ///< FLOP/s of one device, at best
   Curve matrix_efficiency;       ///< share of it that the decoder reaches, by tokens of a pack
   double memory_bandwidth = 0;   ///< bytes per second
   double memory_efficiency = 1;  ///< share of it that passes over E reach

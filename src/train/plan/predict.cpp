@@ -168,6 +168,7 @@ void add_memory(const Setting& s, const LlmMemory& llm, Prediction& p) {
   add("adapters", static_cast<double>(llm.adapters));
   add("activations", static_cast<double>(llm.activations));
   add("layer at work", static_cast<double>(llm.workspace));
+  add("heap", s.cluster.heap * static_cast<double>(llm.activations + llm.workspace));
   add("projector and GNN", 4 * kFp32 * (s.projector_parameters + s.gnn_parameters));
   add("E and moments", 3 * kFp32 * width * s.share.owned);
   const auto groups = static_cast<double>(w.groups);
@@ -235,13 +236,16 @@ Prediction predict(const Cluster& cluster, const Workload& workload, const Model
 std::vector<Prediction> search(const Cluster& cluster, const Workload& workload, const Model& model,
                                const TrainConfig& train, std::int64_t ranks,
                                std::int64_t tensor_parallel,
-                               const std::vector<std::int64_t>& micro_batches) {
+                               std::vector<std::int64_t> micro_batches) {
   std::vector<Prediction> all;
+  std::sort(micro_batches.begin(), micro_batches.end());
   const std::int64_t most = std::min({ranks, cluster.per_node, model.config.kv_heads});
   for (std::int64_t t = 1; t <= most; ++t) {
     if (ranks % t != 0 || cluster.per_node % t != 0 ||
         (tensor_parallel > 0 && t != tensor_parallel) || ranks / t > train.batch_size)
       continue;
+    const double tokens = static_cast<double>(train.batch_size) * workload.tokens_per_example *
+                          static_cast<double>(t) / static_cast<double>(ranks);
     for (const std::int64_t micro_batch : micro_batches) {
       for (const bool recompute : {false, true}) {
         if (recompute && train.recompute == "layer") continue;
@@ -252,6 +256,9 @@ std::vector<Prediction> search(const Cluster& cluster, const Workload& workload,
                                .micro_batch = micro_batch,
                                .recompute = recompute || train.recompute == "layer"}));
       }
+      // All of a rank's tokens are in one pack: a larger one would be the same.
+      if (packs_of(tokens, workload.tokens_per_example, static_cast<double>(micro_batch)) <= 1)
+        break;
     }
   }
   std::stable_sort(all.begin(), all.end(), [](const Prediction& a, const Prediction& b) {

@@ -59,6 +59,6 @@ Prediction predict(const Cluster& cluster, const Workload& workload, const Model
 std::vector<Prediction> search(const Cluster& cluster, const Workload& workload, const Model& model,
                                const TrainConfig& train, std::int64_t ranks,
                                std::int64_t tensor_parallel,
-                               const std::vector<std::int64_t>& micro_batches);
+                               std::vector<std::int64_t> micro_batches);
 
 }  // namespace graphlora::plan
