@@ -189,7 +189,8 @@ TEST_P(RankingTest, ByTheLlmEqualsThePlainWay) {
         score[item] =
             score_prompts(model,
                           {.size = 1,
-                           .length = [&](std::int64_t) { return prompts.length(question, 0); },
+                           .extent = [&](std::int64_t) { return prompts.extent(question, 0); },
+                           .beginning = [](std::int64_t) { return std::uint64_t{0}; },
                            .build = [&](std::int64_t) { return prompts.build(question, 0); }},
                           300, {})[0];
       }

@@ -94,11 +94,14 @@ class Recommended : public ::testing::Test {
   }
   std::vector<float> scores(std::span<const Question> questions) {
     const PromptBuilder& prompts = model_.prompts();
-    return score_prompts(model_,
-                         {.size = std::ssize(questions),
-                          .length = [&](std::int64_t i) { return prompts.length(questions[i], 0); },
-                          .build = [&](std::int64_t i) { return prompts.build(questions[i], 0); }},
-                         300, {});
+    return score_prompts(
+        model_,
+        {.size = std::ssize(questions),
+         .extent = [&](std::int64_t i) { return prompts.extent(questions[i], 0); },
+         .beginning =
+             [&](std::int64_t i) { return static_cast<std::uint64_t>(questions[i].user_node); },
+         .build = [&](std::int64_t i) { return prompts.build(questions[i], 0); }},
+        300, {});
   }
   SharedDataset shared_;
   Workspace workspace_;
