@@ -53,7 +53,6 @@ class PhaseTimer {
 enum Scalar : std::int64_t {
   kLoss,
   kTokens,
-  kComputedTokens,
   kEmbeddingNorm,
   kRatioGraph,
   kRatioLora,
@@ -190,7 +189,6 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
     if (grid.tensor_rank() == 0) {
       s[kLoss] = loss_sum.item<double>();
       s[kTokens] = static_cast<double>(tokens);
-      s[kComputedTokens] = static_cast<double>(computed_tokens);
       s[kRatioGraph] = ratio[0].item<double>();
       s[kRatioLora] = ratio[1].item<double>();
     }
@@ -227,11 +225,12 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   result.grad_norm = std::sqrt(squared_norm);
   result.examples = static_cast<std::int64_t>(plan.batch.rows.size());
   result.tokens = static_cast<std::int64_t>(s[kTokens]);
-  result.computed_tokens = static_cast<std::int64_t>(s[kComputedTokens]);
   if (s[kRatioLora] > 0) result.graph_ratio = std::sqrt(s[kRatioGraph] / s[kRatioLora]);
-  result.token_imbalance =
-      *std::max_element(s + kScalars, s + kScalars + grid.size()) * grid.size() /
-      std::max(1.0, std::accumulate(s + kScalars, s + kScalars + grid.size(), 0.0));
+  const double rank_tokens = std::accumulate(s + kScalars, s + kScalars + grid.size(), 0.0);
+  // The ranks of a replica compute the same tokens.
+  result.computed_tokens = static_cast<std::int64_t>(rank_tokens) / grid.tensor_parallel();
+  result.token_imbalance = *std::max_element(s + kScalars, s + kScalars + grid.size()) *
+                           grid.size() / std::max(1.0, rank_tokens);
   result.peak_memory_bytes = static_cast<std::int64_t>(
       *std::max_element(s + kScalars + grid.size(), s + kScalars + 2 * grid.size()));
   result.interrupted = s[kInterrupted] > 0;
