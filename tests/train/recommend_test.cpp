@@ -128,7 +128,13 @@ TEST_F(Recommended, QuestionsScoreAsRows) {
 /// Who is not in the data reads like a user whose E and z training has set to zero.
 TEST_F(Recommended, UnknownUsersAreThoseOfTraining) {
   const Dataset& dataset = *workspace_.dataset;
-  const std::int64_t item_node = dataset.users() + 5, user_node = 7;
+  // Both ends of an edge.
+  const auto rows = dataset.rows_of(Split::train);
+  const auto liked = std::find_if(rows.begin(), rows.end(),
+                                  [&](std::int64_t row) { return dataset.label()[row] != 0; });
+  ASSERT_NE(liked, rows.end());
+  const std::int64_t item_node = dataset.item_node(*liked), user_node = dataset.user_node(*liked),
+                     item = dataset.item()[*liked];
   const auto inferred =
       model_.anchors().infer(std::vector<std::int64_t>{kUnknownNode, item_node, user_node});
   const AnchorRows trained =
@@ -140,7 +146,8 @@ TEST_F(Recommended, UnknownUsersAreThoseOfTraining) {
   EXPECT_EQ(inferred.z_Mr[0].abs().max().item<double>(), 0);
   EXPECT_GT(inferred.z_Mr[1].abs().max().item<double>(), 0);
   const std::vector<std::int64_t> history{2, 3};
-  const auto two = scores(std::vector<Question>{{kUnknownNode, 5, history}, {7, 5, history}});
+  const auto two =
+      scores(std::vector<Question>{{kUnknownNode, item, history}, {user_node, item, history}});
   EXPECT_NE(two[0], two[1]);
 }
 
