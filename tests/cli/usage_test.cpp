@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <iterator>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -241,13 +242,17 @@ TEST(Usage, WrongFlagsOfEveryCommand) {
 TEST(Usage, AGpuThatIsNotThereIsAnError) {
   const std::string reason = why_no_cuda();
   if (reason.empty()) GTEST_SKIP() << "needs a machine without a GPU";
-  const std::vector<std::string> evaluate{"evaluate", "--data", "x", "--pretrained", "y"};
+  // What else these refuse to start without.
+  const std::map<std::string, std::vector<std::string>> further{
+      {"evaluate", {"--pretrained", "y"}},
+      {"recommend", {"--pretrained", "y", "--user", "1"}},
+      {"benchmark", {"--data", "x", "--model", "y", "--pretrained", "z"}}};
   for (const Command& command : commands()) {
     // The doctor reports it among its checks (doctor_test).
     if (!computes_on_gpus(command) || std::string(command.name) == "doctor") continue;
-    auto flags = std::string(command.name) == "evaluate" ? evaluate : required_flags(command);
-    if (std::string(command.name) == "benchmark")
-      flags = with(flags, {"--data", "x", "--model", "y", "--pretrained", "z"});
+    auto flags = required_flags(command);
+    if (const auto more = further.find(command.name); more != further.end())
+      flags = with(flags, more->second);
     expect_usage_error(with(flags, {"--device", "cuda"}), {"--device cuda: " + reason});
     expect_usage_error(with(flags, {"--comm", "nccl"}),
                        {"--comm nccl: it needs a GPU for every rank: " + reason});
