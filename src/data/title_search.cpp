@@ -105,8 +105,8 @@ std::vector<std::string> nearest_titles(const Dataset& dataset, std::string_view
     std::size_t distance = std::numeric_limits<std::size_t>::max();
     const auto compare = [&](std::u32string_view text, std::size_t penalty) {
       // Lengths that differ by more need more edits than are of use.
-      const auto [shorter, longer] = std::minmax(text.size(), wanted.size());
-      if (longer - shorter > most) return;
+      if (std::max(text.size(), wanted.size()) - std::min(text.size(), wanted.size()) > most)
+        return;
       distance = std::min(distance, edit_distance(wanted, text) + penalty);
     };
     compare(whole, 0);
