@@ -16,6 +16,7 @@
 #include "core/memory.hpp"
 #include "core/profile_range.hpp"
 #include "core/progress.hpp"
+#include "dist/communication.hpp"
 #include "dist/gradient_sync.hpp"
 #include "train/embedding_store.hpp"
 #include "train/evaluate.hpp"
@@ -61,21 +62,6 @@ enum Scalar : std::int64_t {
   kWritersFailed,
   kScalars
 };
-
-struct Communication {
-  double seconds = 0, exposed = 0;
-};
-Communication communication_of(const ProcessGrid& grid) {
-  Communication total;
-  for (const Communicator* communicator : {&grid.world(), &grid.data(), &grid.tensor()}) {
-    for (std::uint8_t k = 0; k < static_cast<std::uint8_t>(Traffic::count); ++k) {
-      const TrafficCounter& counter = communicator->counter(static_cast<Traffic>(k));
-      total.seconds += counter.seconds;
-      total.exposed += counter.exposed_seconds;
-    }
-  }
-  return total;
-}
 
 double sum_over(Communicator& ranks, double value) {
   if (ranks.size() == 1) return value;
