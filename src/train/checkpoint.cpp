@@ -78,6 +78,11 @@ void check_file_names(const nlohmann::json& files, const fs::path& manifest) {
   if (!embeddings) throw DataError("{}: lists no embeddings", manifest.string());
 }
 
+/// What RunIdentity::course was; older manifests lack it.
+nlohmann::json stored_course(const nlohmann::json& manifest) {
+  return manifest.value("course", nlohmann::json::object());
+}
+
 /// Copies a stored tensor, or the slice of it that this rank holds, into `target`.
 void copy_into(const SafetensorsReader& file, const std::string& name, at::Tensor target,
                const std::optional<ParameterSlice>& slice) {
@@ -260,8 +265,8 @@ Checkpoint::Checkpoint(const fs::path& path, bool prefer_latest, bool verify) : 
     manifest_["base_model"].at("path").get<std::string>();
     manifest_.at("templates").get<std::string>();
     manifest_.at("bias_columns").get<bool>();
-    course_ = manifest_.value("course", nlohmann::json::object());  // older ones lack it
-    if (!course_.is_object()) throw DataError("{}: its course is not an object", manifest.string());
+    if (!stored_course(manifest_).is_object())
+      throw DataError("{}: its course is not an object", manifest.string());
     check_file_names(manifest_["files"], manifest);
     for (const auto& [name, about] : manifest_["files"].items()) {
       const fs::path file = directory_ / name;
@@ -359,7 +364,7 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
   require("max_train_examples", "--max-train-examples", identity.max_train_examples);
   if (sampler.contains("groups_asked") && cut() != CutKind::none)
     require("groups_asked", "--graph.groups", identity.groups);
-  if (const nlohmann::json& type = course_.value("optim.type", nlohmann::json());
+  if (const nlohmann::json type = stored_course(manifest_).value("optim.type", nlohmann::json());
       type.is_string() && type != identity.course.value("optim.type", type)) {
     throw ConfigError(
         "--resume: --optim.type was {} in {}, now {}: its moments would be lost; start a new "
@@ -378,10 +383,11 @@ void Checkpoint::require_identity(const RunIdentity& identity) const {
 }
 
 std::vector<std::string> Checkpoint::changed_course(const nlohmann::json& course) const {
+  const nlohmann::json was = stored_course(manifest_);
   std::vector<std::string> changes;
   for (const auto& [option, now] : course.items()) {
-    const auto stored = course_.find(option);
-    if (stored != course_.end() && *stored != now)
+    const auto stored = was.find(option);
+    if (stored != was.end() && *stored != now)
       changes.push_back(fmt::format("--{} was {}, now {}", option, stored->dump(), now.dump()));
   }
   return changes;

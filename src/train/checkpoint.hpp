@@ -117,7 +117,7 @@ class Checkpoint {
 
  private:
   std::filesystem::path directory_;
-  nlohmann::json manifest_, course_;
+  nlohmann::json manifest_;
 };
 
 }  // namespace graphlora
