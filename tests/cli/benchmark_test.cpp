@@ -7,6 +7,7 @@
 #include <sstream>
 #include <thread>
 
+#include "cli/run_graphlora.hpp"
 #include "cli/tiny_ratings.hpp"
 #include "core/file.hpp"
 #include "support/process.hpp"
@@ -16,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::error_lines;
 using test::ProcessResult;
+using test::run_graphlora;
 using test::run_process;
 
 using Words = std::vector<std::string>;
@@ -36,12 +38,8 @@ class BenchmarkTest : public testing::Test {
 
   static fs::path root() { return directory_->path(); }
   static std::string at(const std::string& name) { return (root() / name).string(); }
-  static ProcessResult graphlora_run(Words words) {
-    words.insert(words.begin(), GRAPHLORA_BINARY);
-    return run_process(words, std::chrono::seconds(120));
-  }
   static void ran(const Words& words) {
-    const ProcessResult result = graphlora_run(words);
+    const ProcessResult result = run_graphlora(words);
     ASSERT_EQ(result.code, 0) << words[0] << ": " << result.err;
   }
   static Words benchmark(const std::string& output, const Words& more) {
@@ -66,7 +64,7 @@ class BenchmarkTest : public testing::Test {
     return words;
   }
   static void refused(const Words& words, int code, const std::string& part) {
-    const ProcessResult result = graphlora_run(words);
+    const ProcessResult result = run_graphlora(words);
     EXPECT_EQ(result.code, code) << result.err;
     const auto errors = error_lines(result.err);
     ASSERT_EQ(errors.size(), 1u) << result.err;
@@ -79,7 +77,7 @@ std::unique_ptr<TemporaryDirectory> BenchmarkTest::directory_;
 
 TEST_F(BenchmarkTest, StudyStartsItsRanksAndReportsThem) {
   const ProcessResult result =
-      graphlora_run(benchmark("study", {"--ranks", "1,2", "--scaling", "strong,weak,fixed",
+      run_graphlora(benchmark("study", {"--ranks", "1,2", "--scaling", "strong,weak,fixed",
                                         "--oversubscribe", "--threads", "1"}));
   ASSERT_EQ(result.code, 0) << result.err;
   const auto summary = read_json(root() / "study/summary.json");
@@ -191,7 +189,7 @@ TEST_F(BenchmarkTest, BadInputIsOneLine) {
           "leave --ranks out");
   Words missing = benchmark("x", {"--ranks", "1"});
   *std::find(missing.begin(), missing.end(), at("pretrained")) = "/nonexistent";
-  const ProcessResult failed = graphlora_run(missing);
+  const ProcessResult failed = run_graphlora(missing);
   EXPECT_EQ(failed.code, 3) << failed.err;
   EXPECT_NE(failed.err.find("/nonexistent"), std::string::npos) << "of the run itself";
   EXPECT_NE(failed.err.find("the run on 1 ranks failed (exit code 3)"), std::string::npos);

@@ -4,17 +4,17 @@
 
 #include <filesystem>
 
+#include "cli/run_graphlora.hpp"
 #include "cli/tiny_ratings.hpp"
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
-#include "support/process.hpp"
 
 namespace graphlora {
 namespace {
 namespace fs = std::filesystem;
 using test::error_lines;
 using test::ProcessResult;
-using test::run_process;
+using test::run_graphlora;
 
 using Words = std::vector<std::string>;
 
@@ -32,26 +32,8 @@ class ExportTest : public testing::Test {
 
   static fs::path root() { return directory_->path(); }
   static std::string at(const std::string& name) { return (root() / name).string(); }
-  static ProcessResult graphlora_run(Words words, int ranks = 1) {
-    words.insert(words.begin(), GRAPHLORA_BINARY);
-    if (ranks > 1) {
-      const Words launcher{"env",
-                           "OMPI_ALLOW_RUN_AS_ROOT=1",
-                           "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-                           "OMPI_MCA_mpi_yield_when_idle=1",
-                           "OMP_NUM_THREADS=1",
-                           MPIEXEC,
-                           "--oversubscribe",
-                           "--bind-to",
-                           "none",
-                           "-np",
-                           std::to_string(ranks)};
-      words.insert(words.begin(), launcher.begin(), launcher.end());
-    }
-    return run_process(words, std::chrono::seconds(120));
-  }
   static void ran(const Words& words, int ranks = 1) {
-    const ProcessResult result = graphlora_run(words, ranks);
+    const ProcessResult result = run_graphlora(words, ranks);
     ASSERT_EQ(result.code, 0) << words[0] << ": " << result.err;
   }
   static void train(const std::string& output, const Words& more, int ranks = 1) {
@@ -110,8 +92,8 @@ TEST_F(ExportTest, TheAdapterNamesTheModelThatIsGiven) {
   const auto config = read_json(root() / "adapter_named/adapter_config.json");
   EXPECT_EQ(config.at("base_model_name_or_path"), at("elsewhere"));
   words.back() = at("pretrained");
-  EXPECT_EQ(graphlora_run(words).code, 3);
-  const ProcessResult embeddings = graphlora_run(export_of("named", "embeddings", "nodes"));
+  EXPECT_EQ(run_graphlora(words).code, 3);
+  const ProcessResult embeddings = run_graphlora(export_of("named", "embeddings", "nodes"));
   EXPECT_EQ(embeddings.code, 2);
   ASSERT_EQ(error_lines(embeddings.err).size(), 1U);
   EXPECT_NE(error_lines(embeddings.err)[0].find("--data"), std::string::npos) << embeddings.err;

@@ -7,16 +7,16 @@
 #include <set>
 #include <sstream>
 
+#include "cli/run_graphlora.hpp"
 #include "cli/tiny_ratings.hpp"
 #include "core/file.hpp"
-#include "support/process.hpp"
 
 namespace graphlora {
 namespace {
 namespace fs = std::filesystem;
 using test::error_lines;
 using test::ProcessResult;
-using test::run_process;
+using test::run_graphlora;
 
 using Words = std::vector<std::string>;
 using Json = nlohmann::json;
@@ -54,26 +54,8 @@ class RecommendTest : public testing::Test {
   static constexpr const char* kModel = "tests/golden/tiny_llama";
   static fs::path root() { return directory_->path(); }
   static std::string at(const std::string& name) { return (root() / name).string(); }
-  static ProcessResult graphlora_run(Words words, int ranks = 1) {
-    words.insert(words.begin(), GRAPHLORA_BINARY);
-    if (ranks > 1) {
-      const Words launcher{"env",
-                           "OMPI_ALLOW_RUN_AS_ROOT=1",
-                           "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-                           "OMPI_MCA_mpi_yield_when_idle=1",
-                           "OMP_NUM_THREADS=1",
-                           MPIEXEC,
-                           "--oversubscribe",
-                           "--bind-to",
-                           "none",
-                           "-np",
-                           std::to_string(ranks)};
-      words.insert(words.begin(), launcher.begin(), launcher.end());
-    }
-    return run_process(words, std::chrono::seconds(120));
-  }
   static std::string ran(const Words& words, int ranks = 1) {
-    const ProcessResult result = graphlora_run(words, ranks);
+    const ProcessResult result = run_graphlora(words, ranks);
     EXPECT_EQ(result.code, 0) << testing::PrintToString(words) << result.err;
     return result.out;
   }
@@ -91,7 +73,7 @@ class RecommendTest : public testing::Test {
   }
   /// One line of error with each of `parts`, this exit code, nothing on stdout.
   static void refused(const Words& words, int code, const Words& parts, int ranks = 1) {
-    const ProcessResult result = graphlora_run(words, ranks);
+    const ProcessResult result = run_graphlora(words, ranks);
     const std::string command = testing::PrintToString(words);
     EXPECT_EQ(result.code, code) << command << result.err;
     EXPECT_EQ(result.out, "") << command;
@@ -216,7 +198,7 @@ TEST_F(RecommendTest, FormatsAgree) {
 
 TEST_F(RecommendTest, TheSummaryTellsTheTime) {
   const ProcessResult result =
-      graphlora_run(with(by_llm(), {"--user", "u3", "--candidates", "5", "--top", "2"}));
+      run_graphlora(with(by_llm(), {"--user", "u3", "--candidates", "5", "--top", "2"}));
   EXPECT_NE(result.err.find("1 users: retrieval "), std::string::npos) << result.err;
   EXPECT_NE(result.err.find("5 candidates, "), std::string::npos) << result.err;
 }
@@ -281,7 +263,7 @@ TEST_F(RecommendTest, NothingLeft) {
   refused(with(words, {"--user", "u0", "--output", at("never.csv"), "--csv"}), 3,
           {"no item is left"});
   EXPECT_FALSE(fs::exists(root() / "never.csv"));
-  const ProcessResult all = graphlora_run(with(words, {"--all-users", "--csv"}));
+  const ProcessResult all = run_graphlora(with(words, {"--all-users", "--csv"}));
   EXPECT_EQ(all.code, 0);
   EXPECT_NE(all.err.find("1 users get no items"), std::string::npos) << all.err;
   EXPECT_EQ(all.out.find("\nu0,"), std::string::npos);
