@@ -1,6 +1,7 @@
 // The program: picks the command, answers --help and --version without starting MPI, and runs
 // everything else inside a job.
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -117,7 +118,14 @@ int run_program(int argc, char** argv) {
 }  // namespace
 }  // namespace graphlora
 
+/// oneDNN keeps the code of the last 1,024 products, some hundred KiB each, by their shapes; nearly
+/// every pack has a length of its own. 16 are met again within a pack, from layer to layer.
+static void bound_primitive_cache() {
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16", /*overwrite=*/0);
+}
+
 int main(int argc, char** argv) {
+  bound_primitive_cache();  // the environment may change only before there are threads
   try {
     return graphlora::run_program(argc, argv);
   } catch (const graphlora::Error& error) {

@@ -50,9 +50,16 @@ const Run& nearest(const std::vector<Run>& runs, std::int64_t hidden, std::int64
   return *best;
 }
 
-double median_phase(const Run& run, const char* name) {
+/// Of a step or a phase the mean: its batches have different numbers of tokens, of which the mean
+/// is known.
+double mean_of(const benchmark::RankMeasurement& m) {
+  const std::vector<double> seconds = m.slowest();
+  return std::accumulate(seconds.begin(), seconds.end(), 0.0) / static_cast<double>(seconds.size());
+}
+
+double mean_phase(const Run& run, const char* name) {
   const auto* m = run.find("phase", name);
-  return m == nullptr ? 0 : median_of(*m);
+  return m == nullptr ? 0 : mean_of(*m);
 }
 
 /// How what no prediction knows of grows with the activations, over all runs: freed blocks that the
@@ -126,7 +133,7 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
   }
   for (auto& [tokens, rate] : c.matrix_efficiency.points) rate /= c.matrix_rate;
   // In a step it shares caches and memory with everything else.
-  const double llm = median_phase(run, "LLM forward") + median_phase(run, "LLM backward");
+  const double llm = mean_phase(run, "LLM forward") + mean_phase(run, "LLM backward");
   const double replicas = static_cast<double>(run.ranks) / static_cast<double>(run.tensor_parallel);
   const double tokens = run.tokens_per_step / replicas;
   if (llm > 0) {
@@ -141,7 +148,7 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
     edges_seconds = median_of(*m);
     c.edges = m->size / edges_seconds * number(run, "rank") / kReferenceWidth;
   }
-  const double prompts = median_phase(run, "prompts"), update = median_phase(run, "optimizer");
+  const double prompts = mean_phase(run, "prompts"), update = mean_phase(run, "optimizer");
   if (prompts > 0) c.loading = tokens / prompts;
   const double owned_bytes = number(run, "most_owned") * number(run, "embedding_width") * kFp32;
   if (update > 0) {
@@ -149,7 +156,7 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
         (kPassesOverE * owned_bytes + kDenseAdamBytes * number(run, "dense_parameters")) / update;
     c.memory_efficiency = 1;
   }
-  const double step = median_of(*run.find("step"));
+  const double step = mean_of(*run.find("step"));
   c.overhead =
       std::max(0.0, step - llm - prompts - update - 2 * number(run, "gnn_layers") * edges_seconds -
                         2 * owned_bytes / c.memory_bandwidth);
