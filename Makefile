@@ -2,13 +2,14 @@
 # make test         installs everything, builds, runs all tests
 # make test-slurm   the Slurm scripts on a private Slurm, as root (5 minutes)
 # make test-gpu     on a machine with a GPU: all of that on it, over NCCL too, and compute-sanitizer
-.PHONY: help quickstart test test-full test-slurm test-gpu fuzz quality scale setup build benchmark docs format lint install clean
+.PHONY: help quickstart test test-full test-slurm test-gpu fuzz tsan quality scale setup build benchmark docs format lint install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make quality      the longer comparison; writes docs/results.md (an hour)"
 	@echo "make scale        time and memory of 250,000 to 2 million users at 8 ranks (half an hour, 16 GB of disk)"
 	@echo "make fuzz         damaged model files and checkpoints against their readers, ten minutes under AddressSanitizer and UBSan"
+	@echo "make tsan         the parts with threads of their own under ThreadSanitizer"
 	@echo "make setup build benchmark docs format lint install clean"
 
 quickstart:
@@ -35,6 +36,14 @@ fuzz:
 	@launch/build asan -DGRAPHLORA_TESTS=ON "-DGRAPHLORA_PARTS=core;dist;data;graph;model;train" fuzz
 	@ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=1024 build/asan/tests/fuzz/fuzz --seconds 600 \
 	  --findings build/asan/findings
+
+tsan:
+	@launch/setup --test
+	@launch/build tsan -DGRAPHLORA_TESTS=ON "-DGRAPHLORA_PARTS=core;dist" dist_watch_test
+	@build/tsan/tests/dist/dist_watch_test
+	@launch/build release -DGRAPHLORA_TESTS=ON train_tsan_test
+	@OMP_NUM_THREADS=1 TSAN_OPTIONS="suppressions=$$PWD/tests/support/tsan.suppressions die_after_fork=0" \
+	  build/release/tests/train/train_tsan_test
 
 scale: build
 	@.venv/bin/python launch/fetch_model.py run/quickstart/model

@@ -88,11 +88,12 @@ FlightRecorder::Waiting::Waiting(FlightRecorder& recorder, Id sequence) : record
 FlightRecorder::Waiting::~Waiting() { recorder_.waiting_.store(0, std::memory_order_release); }
 
 void FlightRecorder::set_place(Place place) {
+  auto shared = std::make_shared<const Place>(std::move(place));
   const std::lock_guard lock(mutex_);
-  place_ = std::move(place);
+  place_ = std::move(shared);
 }
 
-FlightRecorder::Place FlightRecorder::place() const {
+std::shared_ptr<const FlightRecorder::Place> FlightRecorder::place() const {
   const std::lock_guard lock(mutex_);
   return place_;
 }
@@ -172,14 +173,14 @@ nlohmann::ordered_json FlightRecorder::to_json(const std::string& reason,
   const auto seconds = [&](std::int64_t time) {
     return time == 0 ? Json() : Json(static_cast<double>((time + epoch) / 1000) / 1e6);
   };
-  const Place where = place();
+  const auto where = place();
   const Wait wait = waiting();
   const Id end = last();
   Json json{{"format_version", 1},
             {"kind", "flight recording"},
-            {"run", where.run},
-            {"rank", where.rank},
-            {"ranks", where.ranks},
+            {"run", where->run},
+            {"rank", where->rank},
+            {"ranks", where->ranks},
             {"host", host_name()},
             {"pid", getpid()},
             {"reason", reason},

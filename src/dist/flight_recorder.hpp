@@ -80,7 +80,7 @@ class FlightRecorder {
   void set_step(std::int64_t step) { step_.store(step, std::memory_order_relaxed); }
   std::int64_t step() const { return step_.load(std::memory_order_relaxed); }
   void set_place(Place place);
-  Place place() const;
+  std::shared_ptr<const Place> place() const;
 
   /// Finds the oldest operation that a device is not through with (0: none), for the device's
   /// operations block no host. Called by the watchdog's thread.
@@ -123,7 +123,7 @@ class FlightRecorder {
 
   mutable std::mutex mutex_;  // of what follows
   std::vector<std::shared_ptr<FlightAxis>> axes_;
-  Place place_;
+  std::shared_ptr<const Place> place_ = std::make_shared<Place>();
   std::function<Id()> device_probe_;
 };
 

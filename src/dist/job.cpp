@@ -2,8 +2,8 @@
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
+#include <fmt/ranges.h>
 #include <mpi.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,6 +28,7 @@
 #include "dist/host_name.hpp"
 #include "dist/nccl_communicator.hpp"
 #include "dist/place.hpp"
+#include "dist/rank_map.hpp"
 #include "dist/watchdog.hpp"
 
 namespace graphlora {
@@ -296,7 +297,7 @@ void Job::set_step(std::int64_t step) {
 /// What this rank did last, for whoever looks for the cause; of a single rank that says nothing.
 void Job::write_recording(const char* reason, const std::string& message) const {
   if (guard_.recordings.empty() || world_->size() == 1) return;
-  const std::filesystem::path path = guard_.recordings / flight_file_name(recorder_->place().rank);
+  const std::filesystem::path path = guard_.recordings / flight_file_name(recorder_->place()->rank);
   try {
     make_directories(guard_.recordings);
     write_file(path, recorder_->to_json(reason, message)
@@ -434,11 +435,8 @@ void Job::catch_signals() const {
 bool Job::interrupted() { return interrupt_flag != 0; }
 
 int default_threads(Communicator& world) {
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  const bool known = sched_getaffinity(0, sizeof(mask), &mask) == 0;
-  const std::string key =
-      host_name() + std::string(reinterpret_cast<const char*>(&mask), sizeof(mask));
+  const std::vector<int> cores = affinity_cores();
+  const std::string key = fmt::format("{} {}", host_name(), fmt::join(cores, ","));
   const auto sharing = static_cast<int>(sum_over_place(world, key, 1));
 
   if (const char* text = std::getenv("OMP_NUM_THREADS")) {
@@ -447,7 +445,7 @@ int default_threads(Communicator& world) {
     const auto [end, error] = std::from_chars(view.data(), view.data() + view.size(), threads);
     if (error == std::errc{} && end == view.data() + view.size() && threads > 0) return threads;
   }
-  return std::max(1, (known ? CPU_COUNT(&mask) : 1) / sharing);
+  return std::max(1, static_cast<int>(cores.size()) / sharing);
 }
 
 }  // namespace graphlora

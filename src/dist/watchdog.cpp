@@ -33,6 +33,11 @@ constexpr milliseconds kTurn{500};
 /// Uses less of one core's time: neither computes nor reads.
 constexpr double kIdleShare = 0.001;
 constexpr const char* kWantsRecordings = "record";
+/// The rank that reads all signs and writes their table.
+constexpr int kGatherer = 0;
+/// Names in a message; the others are counted. And so many ranks that seem to be silent or idle are
+/// looked at by each rank that judges, so that this too grows with the ranks only.
+constexpr std::size_t kShown = 8;
 
 template <class Duration>
 double seconds(Duration duration) {
@@ -59,7 +64,6 @@ void print_line(std::string text) {
 
 template <class Item>
 std::string list_few(const std::vector<Item>& items) {
-  constexpr std::size_t kShown = 8;
   const std::size_t shown = std::min(kShown, items.size());
   const auto end = items.begin() + static_cast<std::ptrdiff_t>(shown);
   return fmt::format("{}{}", fmt::join(items.begin(), end, ", "),
@@ -87,6 +91,7 @@ Watchdog::Watchdog(std::shared_ptr<FlightRecorder> recorder, milliseconds limit,
       ask_after_(std::max(milliseconds{0}, limit - std::max(limit * 3 / 10, milliseconds{1000}))),
       tick_(std::clamp(limit / 50, milliseconds{20}, milliseconds{1000})),
       directory_(std::move(directory)),
+      files_(directory_, 0),
       ticked_(steady_now()) {
   try {
     thread_ = quiet_thread([this] { watch(); });
@@ -157,16 +162,17 @@ void Watchdog::watch_the_watcher() {
 void Watchdog::tick() {
   const FlightRecorder::Wait wait = recorder_->waiting();
   note_work(wait);
-  if (const std::int64_t run = recorder_->place().run; run != run_) {
+  if (const std::int64_t run = recorder_->place()->run; run != files_.run()) {
     withdraw();
-    run_ = run;
+    retract();
+    files_ = SignsOfLife(directory_, run);
   }
   std::error_code error;
-  if (fs::exists(asked_file(), error)) {
+  if (fs::exists(files_.asked_file(), error)) {
     answer();
   } else if (answered_) {
-    fs::remove(sign_file(recorder_->place().rank), error);
-    answered_ = recorded_ = false;
+    retract();
+    recorded_ = false;
   }
   const auto waited =
       wait.sequence == 0 ? milliseconds{0} : milliseconds{(steady_now() - wait.since) / 1'000'000};
@@ -197,7 +203,7 @@ void Watchdog::note_work(const FlightRecorder::Wait& wait) {
   progress_ = progress;
 }
 
-Watchdog::Sign Watchdog::own_sign() const {
+Sign Watchdog::own_sign() const {
   const std::int64_t now = steady_now();
   const FlightRecorder::Wait wait = recorder_->waiting();
   const auto at = recorder_->operation(wait.sequence != 0 ? wait.sequence : recorder_->last());
@@ -212,31 +218,41 @@ Watchdog::Sign Watchdog::own_sign() const {
 void Watchdog::answer() {
   std::string question;
   try {
-    question = read_file(asked_file(), 1024);
+    question = read_file(files_.asked_file(), 1024);
   } catch (const DataError&) {
     return;  // withdrawn meanwhile
   }
   if (question == kWantsRecordings && !recorded_)
     record("asked", "another rank of the job has found a hang");
+  give_sign();
+  if (recorder_->place()->rank == kGatherer && Clock::now() - gathered_at_ >= limit_ / 20) gather();
+}
+
+void Watchdog::give_sign() {
   const auto now = Clock::now();
   if (answered_ && now - answered_at_ < limit_ / 10) return;
   ++beat_;
-  const Sign sign = own_sign();
-  make_directories(directory_);
-  write_file(
-      sign_file(recorder_->place().rank),
-      nlohmann::json{
-          {"beat", sign.beat}, {"waits", sign.waits}, {"idle", sign.idle}, {"doing", sign.doing}}
-          .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  files_.write(recorder_->place()->rank, own_sign());
   answered_ = true;
   answered_at_ = now;
 }
 
+/// Of many ranks this takes a while, in which this rank is alive.
+Signs Watchdog::gather() {
+  Signs signs = files_.read_all(recorder_->place()->ranks, [this] {
+    ticked_.store(steady_now());
+    give_sign();
+  });
+  files_.write_table(signs);
+  gathered_at_ = Clock::now();
+  return signs;
+}
+
 void Watchdog::ask() {
   std::error_code error;
-  if (fs::exists(asked_file(), error)) return;
+  if (fs::exists(files_.asked_file(), error)) return;
   make_directories(directory_);
-  write_file(asked_file(), "");
+  write_file(files_.asked_file(), "");
   answer();
 }
 
@@ -246,8 +262,15 @@ void Watchdog::withdraw() {
   asking_ = false;
   before_.clear();
   std::error_code error;
-  fs::remove(asked_file(), error);
-  fs::remove(sign_file(recorder_->place().rank), error);
+  fs::remove(files_.asked_file(), error);
+  retract();
+}
+
+void Watchdog::retract() {
+  if (!answered_) return;
+  const int rank = recorder_->place()->rank;
+  files_.remove(rank);
+  if (rank == kGatherer) files_.remove_table();
   answered_ = false;
 }
 
@@ -257,55 +280,58 @@ void Watchdog::look(Signs signs, milliseconds until_judged) {
   judge_at_ = looked_at_ + until_judged;
 }
 
-Watchdog::Signs Watchdog::read_signs() {
-  Signs signs;
-  for (int rank = 0; rank < recorder_->place().ranks; ++rank) {
-    ticked_.store(steady_now());  // of many ranks this takes a while
-    std::error_code error;
-    if (!fs::exists(sign_file(rank), error)) continue;
-    try {
-      const nlohmann::json json = read_json(sign_file(rank));
-      Sign sign;
-      json.at("beat").get_to(sign.beat);
-      json.at("waits").get_to(sign.waits);
-      json.at("idle").get_to(sign.idle);
-      json.at("doing").get_to(sign.doing);
-      signs[rank] = std::move(sign);
-    } catch (const std::exception&) {  // NOLINT: withdrawn meanwhile, or foreign: no sign
-    }
-  }
-  return signs;
+Signs Watchdog::read_signs() {
+  return recorder_->place()->rank == kGatherer ? gather() : files_.read_table();
 }
 
 void Watchdog::judge(const FlightRecorder::Wait& wait) {
-  const FlightRecorder::Place place = recorder_->place();
+  const auto place = recorder_->place();
   const double limit = seconds(limit_);
-  // A sign may be as old as the time between two of them.
-  const double looked = seconds(Clock::now() - looked_at_) - seconds(limit_ / 10 + 2 * tick_);
+  // A sign may be as old as the time between two of them and that between two tables.
+  const double looked = seconds(Clock::now() - looked_at_) - seconds(limit_ * 3 / 20 + 4 * tick_);
   Signs now = read_signs();
-  now[place.rank] = own_sign();
-  std::vector<int> silent, idle, working, newcomers;
-  for (int rank = 0; rank < place.ranks; ++rank) {
+  now[place->rank] = own_sign();
+  const auto is_silent = [&](int rank) {
+    const auto sign = now.find(rank), old = before_.find(rank);
+    return sign == now.end() || (old != before_.end() && old->second.beat >= sign->second.beat);
+  };
+  const auto is_idle = [&](int rank) {
     const auto sign = now.find(rank);
-    const auto old = before_.find(rank);
-    if (rank == place.rank) continue;
-    if (sign == now.end() || (old != before_.end() && old->second.beat >= sign->second.beat)) {
+    return sign != now.end() && sign->second.waits == 0 && sign->second.idle >= limit;
+  };
+  std::vector<int> silent, idle, working, newcomers;
+  std::size_t checked = 0;
+  bool unclear = false;
+  for (int rank = 0; rank < place->ranks; ++rank) {
+    if (rank == place->rank) continue;
+    if (is_silent(rank) || is_idle(rank)) {
+      if (checked++ == kShown) {
+        unclear = true;  // whoever is among them is found at the next look
+        break;
+      }
+      if (auto sign = files_.read(rank)) now[rank] = std::move(*sign);
+    }
+    if (is_silent(rank)) {
       silent.push_back(rank);
-    } else if (sign->second.waits == 0) {
-      (sign->second.idle >= limit ? idle : working).push_back(rank);
-    } else if (sign->second.waits < looked) {
+    } else if (is_idle(rank)) {
+      idle.push_back(rank);
+    } else if (now[rank].waits == 0) {
+      working.push_back(rank);
+    } else if (now[rank].waits < looked) {
       newcomers.push_back(rank);
     }
   }
+  if (recorder_->waiting().sequence != wait.sequence) return;  // reading takes a while
   if (!silent.empty()) {
-    end(wait, fmt::format("{} {} not respond (stopped, dead or cut off)", names_of(silent),
-                          silent.size() == 1 ? "does" : "do"));
+    end(wait, fmt::format("{}{} {} not respond (stopped, dead or cut off)", names_of(silent),
+                          unclear ? " and perhaps others" : "",
+                          silent.size() == 1 && !unclear ? "does" : "do"));
   }
   if (!idle.empty()) {
     end(wait, fmt::format("{} has neither computed nor communicated for {:.0f} s, since {}",
                           name_of(idle.front()), now[idle.front()].idle, now[idle.front()].doing));
   }
-  if (working.empty() && newcomers.empty()) {
+  if (working.empty() && newcomers.empty() && !unclear) {
     std::map<std::string, std::vector<int>> places;
     for (const auto& [rank, sign] : now) places[sign.doing].push_back(rank);
     std::string all;
@@ -319,7 +345,8 @@ void Watchdog::judge(const FlightRecorder::Wait& wait) {
   // Newcomers have only now come to their operation: it may be what the others have waited for.
   const auto first_waiting =
       std::find_if(now.begin(), now.end(), [](const auto& sign) { return sign.second.waits > 0; });
-  if (!working.empty() && warned_ != wait.sequence && first_waiting->first == place.rank) {
+  if (!working.empty() && warned_ != wait.sequence && first_waiting != now.end() &&
+      first_waiting->first == place->rank) {
     warned_ = wait.sequence;
     print_line(fmt::format("note: {}; {} is alive and at work, since {}", waited_text(wait),
                            name_of(working.front()), now[working.front()].doing));
@@ -330,7 +357,7 @@ void Watchdog::judge(const FlightRecorder::Wait& wait) {
 void Watchdog::record(const std::string& reason, const std::string& message) {
   recorded_ = true;
   make_directories(directory_);
-  write_file(directory_ / flight_file_name(recorder_->place().rank),
+  write_file(directory_ / flight_file_name(recorder_->place()->rank),
              recorder_->to_json(reason, message)
                      .dump(1, ' ', false, nlohmann::json::error_handler_t::replace) +
                  "\n");
@@ -340,14 +367,14 @@ void Watchdog::end(const FlightRecorder::Wait& wait, const std::string& verdict)
   std::string text = fmt::format("error: {}: {}", waited_text(wait), verdict);
   try {
     if (trouble_.empty()) {
-      write_file(asked_file(), kWantsRecordings);
+      write_file(files_.asked_file(), kWantsRecordings);
       record("hang", text);
       text += fmt::format("; graphlora inspect {} compares the ranks' last operations",
                           directory_.string());
       std::this_thread::sleep_for(kGrace);
       std::error_code error;
-      fs::remove(asked_file(), error);
-      fs::remove(sign_file(recorder_->place().rank), error);
+      fs::remove(files_.asked_file(), error);
+      retract();
     }
   } catch (const std::exception& error) {
     text += fmt::format("; no recording could be written ({})", error.what());
@@ -357,11 +384,11 @@ void Watchdog::end(const FlightRecorder::Wait& wait, const std::string& verdict)
 }
 
 std::string Watchdog::name_of(int rank) const {
-  const FlightRecorder::Place place = recorder_->place();
-  if (static_cast<std::size_t>(rank) < place.hosts.size())
-    return fmt::format("rank {} on {}", rank, place.hosts[static_cast<std::size_t>(rank)]);
-  return rank == place.rank ? fmt::format("rank {} on {}", rank, host_name())
-                            : fmt::format("rank {}", rank);
+  const auto place = recorder_->place();
+  if (static_cast<std::size_t>(rank) < place->hosts.size())
+    return fmt::format("rank {} on {}", rank, place->hosts[static_cast<std::size_t>(rank)]);
+  return rank == place->rank ? fmt::format("rank {} on {}", rank, host_name())
+                             : fmt::format("rank {}", rank);
 }
 
 std::string Watchdog::names_of(const std::vector<int>& ranks) const {
@@ -372,15 +399,9 @@ std::string Watchdog::names_of(const std::vector<int>& ranks) const {
 
 std::string Watchdog::waited_text(const FlightRecorder::Wait& wait) const {
   const auto operation = recorder_->operation(wait.sequence);
-  return fmt::format("{} waited {:.1f} s in {}", name_of(recorder_->place().rank),
+  return fmt::format("{} waited {:.1f} s in {}", name_of(recorder_->place()->rank),
                      seconds(nanoseconds(steady_now() - wait.since)),
                      operation ? recorder_->describe(*operation) : "an operation");
-}
-
-fs::path Watchdog::asked_file() const { return directory_ / fmt::format("asked-{}", run_); }
-
-fs::path Watchdog::sign_file(int rank) const {
-  return directory_ / fmt::format("alive-{}-{:05}", run_, rank);
 }
 
 }  // namespace graphlora

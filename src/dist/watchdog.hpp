@@ -4,7 +4,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "dist/flight_recorder.hpp"
+#include "dist/signs_of_life.hpp"
 
 namespace graphlora {
 
@@ -23,10 +23,14 @@ namespace graphlora {
 /// processor for as long as the limit. Nobody is waited for any longer if all ranks wait for one
 /// another. A rank that computes or reads is waited for as long as it takes.
 ///
-/// Files: `asked-RUN` while a rank asks; `alive-RUN-00000` the sign of a rank, RUN being the job's
-/// number (Place::run, 0 before the ranks have agreed on it): several jobs may share a directory;
-/// `rank-00000.json` its recording. Nothing is written, and no directory made, unless an operation
-/// takes long.
+/// While a rank asks, each writes its own sign; rank 0 reads all of them and writes a table, which
+/// the others read: what is read grows with the ranks, not with their square. A rank is only judged
+/// by its own sign, though, which whoever judges reads then: the table may be late, and rank 0 may
+/// be the one that hangs.
+///
+/// Files: those of SignsOfLife, RUN being the job's number (Place::run, 0 before the ranks have
+/// agreed on it): several jobs may share a directory; `rank-00000.json` a rank's recording. Nothing
+/// is written, and no directory made, unless an operation takes long.
 class Watchdog {
  public:
   /// Throws Error where the system has no more threads.
@@ -42,15 +46,6 @@ class Watchdog {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// A rank's sign of life.
-  struct Sign {
-    std::uint64_t beat = 0;  // greater in each sign
-    double waits = 0;        // seconds in the present operation; 0: in none
-    double idle = 0;         // seconds without operation and without computing
-    std::string doing;       // the present operation, or the last one
-  };
-  using Signs = std::map<int, Sign>;
-
   void stop();
   void watch();
   /// Ends the process if `watch` itself hangs, in a file system for example.
@@ -58,8 +53,11 @@ class Watchdog {
   void tick();
   void note_work(const FlightRecorder::Wait& wait);
   void answer();
+  void give_sign();
+  Signs gather();
   void ask();
   void withdraw();
+  void retract();
   void look(Signs signs, std::chrono::milliseconds until_judged);
   void judge(const FlightRecorder::Wait& wait);
   [[noreturn]] void end(const FlightRecorder::Wait& wait, const std::string& verdict);
@@ -69,19 +67,17 @@ class Watchdog {
   std::string name_of(int rank) const;
   std::string names_of(const std::vector<int>& ranks) const;
   std::string waited_text(const FlightRecorder::Wait& wait) const;
-  std::filesystem::path asked_file() const;
-  std::filesystem::path sign_file(int rank) const;
 
   std::shared_ptr<FlightRecorder> recorder_;
   std::chrono::milliseconds limit_, ask_after_, tick_;
   std::filesystem::path directory_;
-  std::int64_t run_ = 0;
 
   // Of the thread that watches.
+  SignsOfLife files_;
   bool asking_ = false, answered_ = false, recorded_ = false;
   FlightRecorder::Id warned_ = 0;
   Signs before_;  // when it looked last: as it asked, or judged
-  Clock::time_point looked_at_, judge_at_, answered_at_;
+  Clock::time_point looked_at_, judge_at_, answered_at_, gathered_at_;
   std::uint64_t beat_ = 0, progress_ = 0;
   Clock::time_point worked_ = Clock::now();  // the last time that this rank was seen to work
   double processor_seconds_ = 0;

@@ -114,6 +114,11 @@ void mark_latest(const fs::path& output, std::int64_t step) {
 }
 
 void mark_best(const fs::path& output, std::int64_t step) {
+  if (step < 0 || !path_exists(step_directory(output, step))) return;
+  try {
+    if (named_step(output, "BEST") == step_directory(output, step)) return;
+  } catch (const DataError&) {  // NOLINT: not there or damaged, and so replaced
+  }
   write_file(output / "BEST", step_name(step) + "\n");
 }
 

@@ -49,7 +49,8 @@ struct RunIdentity {
 
 /// OUTPUT/step-NNNNNN.
 std::filesystem::path step_directory(const std::filesystem::path& output, std::int64_t step);
-/// Replace OUTPUT/LATEST and OUTPUT/BEST. Local to rank 0.
+/// Replace OUTPUT/LATEST and OUTPUT/BEST; the second one not where it names `step` already, or
+/// there is no such step. Local to rank 0.
 void mark_latest(const std::filesystem::path& output, std::int64_t step);
 void mark_best(const std::filesystem::path& output, std::int64_t step);
 /// Deletes all but the newest `keep` steps; never BEST's or LATEST's. keep <= 0: keeps all. What

@@ -141,7 +141,7 @@ fs::path share_file(const fs::path& directory, int rank) {
 
 CheckpointContents::CheckpointContents(Job& job, Recommender& model, Optimizer& optimizer,
                                        const TrainingState& state, const RunIdentity& identity)
-    : step_(state.step), is_best_(state.best_step == state.step) {
+    : step_(state.step), best_step_(state.best_step) {
   const Workspace& workspace = model.workspace();
   const ProcessGrid& grid = *workspace.grid;
   rank_ = grid.rank();

@@ -29,13 +29,12 @@ class CheckpointContents {
   void write_manifest(const std::filesystem::path& directory) const;
 
   std::int64_t step() const { return step_; }
-  bool is_best() const { return is_best_; }  ///< this step has the best validation AUC so far
+  std::int64_t best_step() const { return best_step_; }  ///< with the best AUC so far; −1: none
 
  private:
   using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-  std::int64_t step_ = 0;
-  bool is_best_ = false;
+  std::int64_t step_ = 0, best_step_ = -1;
   int rank_ = 0, ranks_ = 1;
   std::vector<EmbeddingFile> embeddings_;
   // Of rank 0.

@@ -68,7 +68,8 @@ void CheckpointWriter::publish() {
   directory_->commit();
   check_lock();
   mark_latest(options_.output, step_);
-  if (contents_->is_best()) mark_best(options_.output, step_);
+  // Also one of before, where BEST could not be replaced then: --keep would delete it.
+  mark_best(options_.output, contents_->best_step());
   check_lock();
   try {
     delete_old_steps(options_.output, options_.keep);

@@ -55,6 +55,7 @@ MetricsLog::MetricsLog(const std::filesystem::path& path, const TrainingState& s
 MetricsLog::~MetricsLog() { close(file_); }
 
 void MetricsLog::write(const nlohmann::ordered_json& line) {
+  const std::lock_guard lock(mutex_);
   pending_ += line.dump() + "\n";
   flush();
 }
@@ -76,12 +77,14 @@ void MetricsLog::flush() {
   if (written > 0 && ftruncate(file_, size_) != 0) size_ += written;
 }
 
-void MetricsLog::sync() const {
+void MetricsLog::sync() {
+  require_complete();
   if (fdatasync(file_) != 0)
     throw DataError("{}: cannot sync: {}", path_.string(), std::strerror(errno));
 }
 
 void MetricsLog::require_complete() {
+  const std::lock_guard lock(mutex_);
   flush();
   if (!pending_.empty())
     throw DataError("{}: the last lines are missing: {}", path_.string(), cause_);

@@ -1,6 +1,7 @@
 // metrics.jsonl: a line a step and a line an evaluation.
 #pragma once
 #include <filesystem>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -21,9 +22,9 @@ class MetricsLog {
 
   /// The first failure of several is a warning.
   void write(const nlohmann::ordered_json& line);
-  /// Brings what was written to the disk: before a step that it belongs to. Throws DataError. For
-  /// any thread.
-  void sync() const;
+  /// Brings all lines to the disk, also those that could not be written before: a step is not
+  /// published without the lines that belong to it. Throws DataError. For any thread.
+  void sync();
   /// Throws DataError if lines are missing in the file.
   void require_complete();
 
@@ -32,6 +33,7 @@ class MetricsLog {
 
   std::filesystem::path path_;
   int file_ = -1;
+  std::mutex mutex_;       // of what follows
   std::int64_t size_ = 0;  // of the whole lines
   std::string pending_, cause_;
 };

@@ -324,9 +324,7 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
     make_directories(config.output);
     if (!config.profile.empty()) const AtomicFile writable(config.profile);
     // A run may have ended between LATEST and BEST.
-    if (const std::int64_t best = result.state.best_step;
-        best >= 0 && std::filesystem::exists(step_directory(config.output, best)))
-      mark_best(config.output, best);
+    mark_best(config.output, result.state.best_step);
     metrics = std::make_shared<MetricsLog>(config.output / "metrics.jsonl", result.state);
   });
   require_gnn_fits(job, model, stepper->sampler());

@@ -165,6 +165,27 @@ TEST(RunLock, BeatsAndNoticesThatItWasTaken) {
   EXPECT_EQ(read_file(directory / "lock"), others);
 }
 
+/// As the threads of a save ask while it beats.
+TEST(RunLock, AnyThreadMayCheckIt) {
+  const TemporaryDirectory directory;
+  const RunLock lock(directory.path(), {0.001, 0.6});
+  std::atomic<int> refused = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      for (int k = 0; k < 300; ++k) {
+        try {
+          lock.check();
+        } catch (const DataError&) {
+          ++refused;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(refused, 0);
+}
+
 TEST(RunLock, UnwritablePlaces) {
   const TemporaryDirectory directory;
   directory.write("file", "");

@@ -6,12 +6,15 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <thread>
 
@@ -135,6 +138,37 @@ class WatchdogTest : public testing::Test {
   }
 };
 
+/// How often files of a directory are opened under their own names (not those they are written
+/// under), and how often they get them.
+class Opens {
+ public:
+  explicit Opens(const fs::path& directory) : events_(inotify_init1(IN_NONBLOCK)) {
+    if (inotify_add_watch(events_, directory.c_str(), IN_OPEN | IN_MOVED_TO) < 0)
+      throw std::runtime_error("inotify");
+  }
+  ~Opens() { close(events_); }
+  Opens(const Opens&) = delete;
+  Opens& operator=(const Opens&) = delete;
+
+  void count() {
+    alignas(inotify_event) std::array<char, 1 << 16> buffer;
+    for (ssize_t bytes = 0; (bytes = read(events_, buffer.data(), buffer.size())) > 0;) {
+      for (ssize_t at = 0; at < bytes;) {
+        const auto& event = *reinterpret_cast<const inotify_event*>(buffer.data() + at);
+        ++((event.mask & IN_OPEN) != 0 ? opened : renamed)[event.len > 0 ? event.name : ""];
+        lost = lost || (event.mask & IN_Q_OVERFLOW) != 0;
+        at += static_cast<ssize_t>(sizeof event + event.len);
+      }
+    }
+  }
+
+  std::map<std::string, int> opened, renamed;
+  bool lost = false;
+
+ private:
+  int events_;
+};
+
 int lines(const std::string& text) {
   return static_cast<int>(std::count(text.begin(), text.end(), '\n'));
 }
@@ -181,6 +215,90 @@ TEST_F(WatchdogTest, ARankThatComputesIsWaitedFor) {
   EXPECT_TRUE(has(endings[0].err, "rank 1 on host is alive and at work")) << endings[0].err;
   EXPECT_EQ(endings[1].err, "");
   EXPECT_TRUE(fs::is_empty(recordings()));
+}
+
+/// Rank 0 reads the signs for all others.
+TEST_F(WatchdogTest, RankZeroIsNamedToo) {
+  const auto endings = run(
+      4,
+      [](int rank, FlightRecorder& recorder, const Axis& world) {
+        if (rank == 0 || rank == 2) raise(SIGSTOP);
+        wait_in(recorder, "all-reduce", world, never);
+      },
+      kLimit, /*left_over=*/2);
+  for (const int rank : {1, 3}) {
+    const Ending& ending = endings[static_cast<std::size_t>(rank)];
+    EXPECT_EQ(ending.code, 4) << ending.err;
+    EXPECT_LT(ending.after, kLimitSeconds + 5);
+    EXPECT_TRUE(has(ending.err, ": rank 0 on host, rank 2 on host do not respond")) << ending.err;
+  }
+}
+
+TEST_F(WatchdogTest, RankZeroIsWaitedForWhileItComputes) {
+  const fs::path done = directory_ / "done";
+  const auto endings = run(3, [&](int rank, FlightRecorder& recorder, const Axis& world) {
+    if (rank == 0) {
+      compute_for(kLimit * 5 / 2);
+      write_file(done, "");
+    }
+    wait_in(recorder, "all-reduce", world, [&] { return fs::exists(done); });
+    usleep(300'000);  // for the signs of life to be withdrawn
+  });
+  for (const Ending& ending : endings) EXPECT_EQ(ending.code, 0) << ending.err;
+  EXPECT_TRUE(has(endings[1].err, "rank 0 on host is alive and at work")) << endings[1].err;
+  EXPECT_TRUE(fs::is_empty(recordings()));
+}
+
+/// Its last table says that all are well.
+TEST_F(WatchdogTest, RankZeroThatStopsWhileOthersAskIsNamed) {
+  const auto endings = run(
+      3,
+      [](int rank, FlightRecorder& recorder, const Axis& world) {
+        if (rank == 0) {
+          compute_for(kLimit * 3 / 2);
+          raise(SIGSTOP);
+        }
+        wait_in(recorder, "all-reduce", world, never);
+      },
+      kLimit, /*left_over=*/1);
+  for (const int rank : {1, 2}) {
+    const Ending& ending = endings[static_cast<std::size_t>(rank)];
+    EXPECT_EQ(ending.code, 4) << ending.err;
+    EXPECT_LT(ending.after, 2.5 * kLimitSeconds + 5);
+    EXPECT_TRUE(has(ending.err, ": rank 0 on host does not respond")) << ending.err;
+  }
+}
+
+TEST_F(WatchdogTest, FilesReadGrowWithTheRanksNotWithTheirSquare) {
+  constexpr int kRanks = 12;
+  fs::create_directories(recordings());
+  Opens files(recordings());
+  const auto endings = run(
+      kRanks,
+      [](int rank, FlightRecorder& recorder, const Axis& world) {
+        if (rank == kRanks - 1) raise(SIGSTOP);
+        wait_in(recorder, "all-reduce", world, never);
+      },
+      kLimit, /*left_over=*/1);
+  files.count();
+  ASSERT_FALSE(files.lost);
+  for (int rank = 0; rank < kRanks - 1; ++rank) {
+    const Ending& ending = endings[static_cast<std::size_t>(rank)];
+    EXPECT_TRUE(has(ending.err, fmt::format(": rank {} on host does not respond", kRanks - 1)))
+        << ending.err;
+  }
+  const std::string table = fmt::format("alive-{}", kRun);
+  int signs = 0;
+  for (const auto& [name, count] : files.opened)
+    if (name.starts_with(table + "-") && !has(name, ".tmp-")) signs += count;
+  // Each table is made of one sign a rank, and each rank looks at it as it asks and as it judges.
+  // The stopped rank, which all look for, has none to be opened.
+  const int tables = files.renamed[table];
+  EXPECT_GT(tables, 0);
+  EXPECT_LE(signs, tables * kRanks);
+  EXPECT_LE(tables, 30);
+  EXPECT_GT(files.opened[table], 0);
+  EXPECT_LE(files.opened[table], 2 * kRanks);
 }
 
 TEST_F(WatchdogTest, ARankThatDoesNothingIsNamed) {

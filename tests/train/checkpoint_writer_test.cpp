@@ -44,17 +44,19 @@ class CheckpointWriterTest : public ::testing::Test {
     for (const Parameter& p : model_->parameters()) at::Tensor(p.value).fill_(value);
     model_->table().weight_nD.fill_(value);
   }
-  void start(CheckpointWriter& writer, std::int64_t step, bool best = false) {
+  void start(CheckpointWriter& writer, std::int64_t step, std::int64_t best = -1) {
     fill(static_cast<double>(step));
     TrainingState state;
     state.step = step;
-    if (best) state.best_step = step;
+    state.best_step = best;
     writer.start(*model_, *optimizer_, state, {});
   }
-  /// Saves a step whose every value is its number; whether that failed.
-  bool save(const fs::path& where, std::int64_t step, std::int64_t keep = 0) {
+  /// Saves a step whose every value is its number, after `best` was the best one; false if that
+  /// failed.
+  bool save(const fs::path& where, std::int64_t step, std::int64_t keep = 0,
+            std::int64_t best = -1) {
     CheckpointWriter writer(job(), world(), {where, keep});
-    start(writer, step);
+    start(writer, step, best);
     writer.finish();
     return !writer.failed();
   }
@@ -75,6 +77,11 @@ class CheckpointWriterTest : public ::testing::Test {
                     .item<bool>());
     return step;
   }
+  /// The step that BEST names, which must be whole. Local to rank 0.
+  static std::int64_t best_step(const fs::path& where) {
+    EXPECT_TRUE(fs::exists(where / "BEST"));
+    return Checkpoint(where, /*prefer_latest=*/false, /*verify=*/true).state().step;
+  }
   /// Names in an output, but for whole steps.
   static std::set<std::string> others(const fs::path& where) {
     std::set<std::string> names;
@@ -93,7 +100,7 @@ class CheckpointWriterTest : public ::testing::Test {
 
 TEST_F(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
   CheckpointWriter writer(job(), world(), {output(), 0});
-  start(writer, 1, /*best=*/true);
+  start(writer, 1, /*best=*/1);
   fill(99);
   // As the steps of training would tell.
   std::int64_t rounds = 0;
@@ -124,7 +131,7 @@ TEST_F(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
 
 TEST_F(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {
   CheckpointWriter writer(job(), world(), {output(), 2});
-  for (std::int64_t step = 1; step <= 5; ++step) start(writer, step, step == 2);
+  for (std::int64_t step = 1; step <= 5; ++step) start(writer, step, step < 2 ? -1 : 2);
   writer.finish();
   if (!root()) return;
   EXPECT_EQ(resumed_step(output()), 5);
@@ -198,16 +205,16 @@ TEST_F(CheckpointWriterTest, LeftUnfinishedItLeavesNothing) {
   EXPECT_EQ(resumed_step(output()), world().size() > 1 ? 2 : 1);
 }
 
-/// Three steps, the oldest two of which the save of the third deletes.
+/// Three steps, the first and the third the best so far: the save of the third deletes the others.
 constexpr std::int64_t kKeep = 1;
 
 /// Each file operation of a save fails in turn.
 TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
   if (world().size() > 1) GTEST_SKIP() << "of one process";
   const fs::path base = shared_.directory() / "base";
-  ASSERT_TRUE(save(base, 1));
-  ASSERT_TRUE(save(base, 2));
-  int failures = 0;
+  ASSERT_TRUE(save(base, 1, 0, /*best=*/1));
+  ASSERT_TRUE(save(base, 2, 0, 1));
+  int failures = 0, late = 0;
   bool reached = true;
   for (int at = 0; reached; ++at) {
     SCOPED_TRACE(at);
@@ -219,20 +226,26 @@ TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
       const Hook hook([&](FileStep, const fs::path& path) {
         if (seen++ == at) throw DataError("{}: injected", path.string());
       });
-      saved = save(where, 3, kKeep);
+      saved = save(where, 3, kKeep, /*best=*/3);
     }
     reached = seen > at;
     failures += !saved;
-    const std::int64_t step = resumed_step(where);
+    const std::int64_t step = resumed_step(where), best = best_step(where);
     EXPECT_TRUE(step == 3 || (step == 2 && !saved)) << step;
+    EXPECT_TRUE(best == step || (best == 1 && !saved)) << best;
+    late += best < step && step == 3;
     auto left = others(where);
     std::erase_if(left, [](const std::string& name) { return name.ends_with(".tmp-old"); });
-    EXPECT_EQ(left, (std::set<std::string>{"LATEST"}));
-    EXPECT_TRUE(save(where, 4, kKeep));
+    EXPECT_EQ(left, (std::set<std::string>{"LATEST", "BEST"}));
+    // What is still the best step is named and kept, if it was saved at all.
+    const bool whole = fs::exists(step_directory(where, 3));
+    EXPECT_TRUE(save(where, 4, kKeep, 3));
     EXPECT_EQ(resumed_step(where), 4);
+    EXPECT_EQ(best_step(where), whole ? 3 : 1);
     fs::remove_all(where);
   }
   EXPECT_GT(failures, 30);
+  EXPECT_GT(late, 3);  // LATEST was replaced, BEST could not be
 }
 
 /// The process ends before each file operation of a save: by kill (what it wrote is there) or by a
@@ -241,8 +254,8 @@ TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
 TEST_F(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
   if (world().size() > 1) GTEST_SKIP() << "of one process";
   const fs::path where = shared_.directory() / "run", images = shared_.directory() / "images";
-  ASSERT_TRUE(save(where, 1));
-  ASSERT_TRUE(save(where, 2));
+  ASSERT_TRUE(save(where, 1, 0, /*best=*/1));
+  ASSERT_TRUE(save(where, 2, 0, 1));
   int count = 0, cut_files = 0;
   std::set<fs::path> written;  // since their last sync
   std::set<fs::path> renamed;  // parents of what got its name since they were synced
@@ -277,24 +290,31 @@ TEST_F(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
       if (step == FileStep::write) written.insert(path);
       ++count;
     });
-    ASSERT_TRUE(save(where, 3, kKeep));
+    ASSERT_TRUE(save(where, 3, kKeep, /*best=*/3));
   }
   EXPECT_GT(count, 40);
   EXPECT_GT(cut_files, 10);
-  std::map<std::int64_t, int> found;
+  std::map<std::int64_t, int> found, best_found;
   for (const auto& entry : fs::directory_iterator(images)) {
     SCOPED_TRACE(entry.path().filename());
     const fs::path& image = entry.path();
     const ResumePoint point = find_resume_point(image);
-    ++found[resumed_step(image)];
+    const std::int64_t step = resumed_step(image), best = best_step(image);
+    ++found[step];
+    ++best_found[best];
+    EXPECT_LE(best, step);
     tidy_output(image, point.damaged);
-    EXPECT_TRUE(save(image, 4, 0));
+    EXPECT_TRUE(save(image, 4, 0, step == 3 ? 3 : 1));
     EXPECT_EQ(resumed_step(image), 4);
-    EXPECT_EQ(others(image), (std::set<std::string>{"LATEST"}));
+    EXPECT_EQ(best_step(image), step == 3 ? 3 : 1);
+    EXPECT_EQ(others(image), (std::set<std::string>{"LATEST", "BEST"}));
   }
   EXPECT_EQ(found.size(), 2U);
   EXPECT_GT(found[2], 0);
   EXPECT_GT(found[3], 0);
+  EXPECT_EQ(best_found.size(), 2U);
+  EXPECT_GT(best_found[1], found[2]);  // some ended between LATEST and BEST
+  EXPECT_GT(best_found[3], 0);
 }
 
 }  // namespace

@@ -4,6 +4,9 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <atomic>
+#include <thread>
+
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "support/rank_main.hpp"
@@ -59,6 +62,7 @@ TEST(MetricsLog, KeepsLinesUntilTheyCanBeWritten) {
   } catch (const DataError& error) {
     message = error.what();
   }
+  EXPECT_THROW(log.sync(), DataError);  // so no step is published without its lines
   setrlimit(RLIMIT_FSIZE, &before);
   signal(SIGXFSZ, old_handler);
   EXPECT_NE(message.find("the last lines are missing"), std::string::npos) << message;
@@ -66,6 +70,46 @@ TEST(MetricsLog, KeepsLinesUntilTheyCanBeWritten) {
   log.write({{"step", 4}});
   EXPECT_NO_THROW(log.require_complete());
   EXPECT_EQ(read_file(directory / "m"), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n");
+}
+
+/// As a save does beside training, while lines come and can't always be written.
+TEST(MetricsLog, AnyThreadMaySync) {
+  if (world().rank() != 0) return;
+  const TemporaryDirectory directory;
+  MetricsLog log(directory / "m", {});
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = signal(SIGXFSZ, SIG_IGN);
+  std::atomic<bool> stop = false;
+  std::atomic<int> synced = 0, refused = 0;
+  std::thread saver([&] {
+    while (!stop || synced == 0) {
+      try {
+        log.sync();
+        ++synced;
+      } catch (const DataError&) {
+        ++refused;
+      }
+    }
+  });
+  constexpr int kLines = 30;
+  std::string expected;
+  for (int step = 1; step <= kLines; ++step) {
+    const rlimit limited{expected.size() + 5, before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, step % 3 == 0 ? &limited : &before);
+    log.write({{"step", step}});
+    expected += fmt::format("{{\"step\":{}}}\n", step);
+    if (step % 3 == 0) {
+      const int now = refused;
+      while (refused == now) std::this_thread::yield();
+    }
+  }
+  setrlimit(RLIMIT_FSIZE, &before);
+  stop = true;
+  saver.join();
+  signal(SIGXFSZ, old_handler);
+  EXPECT_NO_THROW(log.sync());
+  EXPECT_EQ(read_file(directory / "m"), expected);
 }
 
 }  // namespace
