@@ -222,15 +222,17 @@ inline at::Tensor random_tensor(std::vector<std::int64_t> sizes, std::uint64_t s
   return tensor.to(dtype);
 }
 
+/// Of tensors on any device.
 inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
   if (a.sizes() != b.sizes()) return INFINITY;
-  return a.numel() == 0 ? 0 : (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  if (a.numel() == 0) return 0;
+  return (a.cpu().to(at::kDouble) - b.cpu().to(at::kDouble)).abs().max().item<double>();
 }
 
 /// Sum over ranks of a local scalar. Collective.
 inline double sum_over_ranks(const at::Tensor& local) {
-  const at::Tensor sum = local.detach().to(at::kDouble).reshape({1}).clone();
+  const at::Tensor sum = local.detach().cpu().to(at::kDouble).reshape({1}).clone();
   world().all_reduce(sum, ReduceOp::sum, Traffic::control).wait();
   return sum.item<double>();
 }

@@ -6,11 +6,13 @@
 
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/file_hook.hpp"
+#include "support/devices.hpp"
 #include "training_run.hpp"
 
 namespace graphlora::test {
@@ -26,17 +28,20 @@ class Hook {
   Hook& operator=(const Hook&) = delete;
 };
 
-class CheckpointWriterTest : public ::testing::Test {
+class CheckpointWriterTest : public OnSetting {
  protected:
   void SetUp() override {
-    workspace_ = std::make_unique<Workspace>(job(), shared_.path(), PartitionConfig{});
+    OnSetting::SetUp();
+    if (IsSkipped()) return;
+    shared_.emplace();
+    workspace_ = std::make_unique<Workspace>(job(), shared_->path(), PartitionConfig{});
     model_ =
         std::make_unique<Recommender>(job(), *workspace_, kTinyLlama, tiny_model_config(),
                                       tiny_embeddings(*workspace_, kWidth, at::kDouble), false);
     optimizer_ = std::make_unique<Optimizer>(model_->parameters(), OptimizerConfig{});
   }
-  fs::path output() const { return shared_.directory() / "out"; }
-  static bool root() { return world().rank() == 0; }
+  fs::path output() const { return shared_->directory() / "out"; }
+  static bool root() { return test::world().rank() == 0; }
 
   /// Every value of the model.
   void fill(double value) {
@@ -85,13 +90,13 @@ class CheckpointWriterTest : public ::testing::Test {
     return names;
   }
 
-  const SharedDataset shared_;
+  std::optional<SharedDataset> shared_;
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<Recommender> model_;
   std::unique_ptr<Optimizer> optimizer_;
 };
 
-TEST_F(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
+TEST_P(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
   CheckpointWriter writer(job(), world(), {output(), 0});
   start(writer, 1, /*best=*/true);
   fill(99);
@@ -122,7 +127,7 @@ TEST_F(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
                                    "manifest.json", "embeddings-00000-of-00001.safetensors"}));
 }
 
-TEST_F(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {
+TEST_P(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {
   CheckpointWriter writer(job(), world(), {output(), 2});
   for (std::int64_t step = 1; step <= 5; ++step) start(writer, step, step == 2);
   writer.finish();
@@ -133,7 +138,7 @@ TEST_F(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {
 }
 
 /// One rank's disk is full: all ranks go on, one says why, nothing is left, the next save works.
-TEST_F(CheckpointWriterTest, AFailureOfOneRankFailsTheSaveOnAll) {
+TEST_P(CheckpointWriterTest, AFailureOfOneRankFailsTheSaveOnAll) {
   EXPECT_TRUE(save(output(), 1));
   const bool full = world().rank() == world().size() - 1;
   CheckpointWriter writer(job(), world(), {output(), 0});
@@ -164,7 +169,7 @@ TEST_F(CheckpointWriterTest, AFailureOfOneRankFailsTheSaveOnAll) {
   EXPECT_EQ(resumed_step(output()), 3);
 }
 
-TEST_F(CheckpointWriterTest, WhatStandsInTheWayFailsTheSave) {
+TEST_P(CheckpointWriterTest, WhatStandsInTheWayFailsTheSave) {
   EXPECT_TRUE(save(output(), 1));
   if (root()) write_file(output() / "step-000002", "mine");
   world().barrier();
@@ -175,7 +180,7 @@ TEST_F(CheckpointWriterTest, WhatStandsInTheWayFailsTheSave) {
 }
 
 /// The lock went to another run.
-TEST_F(CheckpointWriterTest, AFailedCheckPublishesNothing) {
+TEST_P(CheckpointWriterTest, AFailedCheckPublishesNothing) {
   CheckpointWriter writer(job(), world(), {output(), 0, [] { throw DataError("taken"); }});
   start(writer, 1);
   writer.finish();
@@ -185,7 +190,7 @@ TEST_F(CheckpointWriterTest, AFailedCheckPublishesNothing) {
   EXPECT_TRUE(!fs::exists(output()) || fs::is_empty(output()));
 }
 
-TEST_F(CheckpointWriterTest, LeftUnfinishedItLeavesNothing) {
+TEST_P(CheckpointWriterTest, LeftUnfinishedItLeavesNothing) {
   EXPECT_TRUE(save(output(), 1));
   {
     CheckpointWriter writer(job(), world(), {output(), 0});
@@ -202,16 +207,16 @@ TEST_F(CheckpointWriterTest, LeftUnfinishedItLeavesNothing) {
 constexpr std::int64_t kKeep = 1;
 
 /// Each file operation of a save fails in turn.
-TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
+TEST_P(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
   if (world().size() > 1) GTEST_SKIP() << "of one process";
-  const fs::path base = shared_.directory() / "base";
+  const fs::path base = shared_->directory() / "base";
   ASSERT_TRUE(save(base, 1));
   ASSERT_TRUE(save(base, 2));
   int failures = 0;
   bool reached = true;
   for (int at = 0; reached; ++at) {
     SCOPED_TRACE(at);
-    const fs::path where = shared_.directory() / fmt::format("fail-{}", at);
+    const fs::path where = shared_->directory() / fmt::format("fail-{}", at);
     fs::copy(base, where, fs::copy_options::recursive);
     int seen = 0;
     bool saved = false;
@@ -238,9 +243,9 @@ TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
 /// The process ends before each file operation of a save: by kill (what it wrote is there) or by a
 /// loss of power (what was not synced is cut). And no name is given to what was not synced, so that
 /// no order in which a disk writes can lose a step.
-TEST_F(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
+TEST_P(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
   if (world().size() > 1) GTEST_SKIP() << "of one process";
-  const fs::path where = shared_.directory() / "run", images = shared_.directory() / "images";
+  const fs::path where = shared_->directory() / "run", images = shared_->directory() / "images";
   ASSERT_TRUE(save(where, 1));
   ASSERT_TRUE(save(where, 2));
   int count = 0, cut_files = 0;
@@ -296,6 +301,8 @@ TEST_F(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
   EXPECT_GT(found[2], 0);
   EXPECT_GT(found[3], 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, CheckpointWriterTest, kEverySetting, name_of_setting);
 
 }  // namespace
 }  // namespace graphlora::test
