@@ -79,7 +79,7 @@ TEST_P(GraphDevicePath, EdgeAttentionOverRowsOfEveryLength) {
           [&](const auto& in) { return std::vector{edge_attention(in[0], in[1], in[2], plan)}; },
           {at::randn({kNodes, heads, width}).to(type), (at::randn({kNodes, heads}) * 9).to(type),
            (at::randn({kNodes, heads}) * 9).to(type)},
-          type == at::kDouble ? 1e-12 : 1e-5);
+          type == at::kDouble ? 1e-12 : 1e-4);  // the gradients of scores nearly cancel
     }
   }
 }
