@@ -1,5 +1,6 @@
 // Small data sets with communities, prepared, partitioned and opened on every rank.
 #pragma once
+#include <fmt/format.h>
 #include <torch/types.h>
 
 #include <algorithm>
@@ -52,7 +53,7 @@ inline RawRatings planted_ratings(const Planted& planted) {
     const int item =
         std::min(below(per_community), below(per_community)) * planted.communities + community;
     if (!known.emplace(user, item).second) continue;
-    raw.add("u" + std::to_string(user), "i" + std::to_string(item), below(10) < 6 ? 5.0f : 2.0f,
+    raw.add(fmt::format("u{}", user), fmt::format("i{}", item), below(10) < 6 ? 5.0f : 2.0f,
             1000 + below(planted.times));
   }
   return raw;
