@@ -5,7 +5,7 @@ usage: count_tests.py [--no-skips [--gpu [--nccl]]] BUILD…
 Prints the GoogleTest cases, the tests and cases that were skipped, and as the last line the ctest tests
 of all folders: "N passed, M failed". With --no-skips a skip for another reason than those below fails;
 with --gpu one for want of a GPU fails too, with --nccl one for want of a GPU for each rank, and so does
-a run without cases over NCCL.
+a test none of whose cases over NCCL was run, or a run without any.
 """
 
 import collections
@@ -26,6 +26,7 @@ SHOWN = 4  # cases named of one test; all are in the log
 SECTION = re.compile(r"^\d+/\d+ Testing: (.*)$")
 STARTED = re.compile(r"^\[ RUN      \] ")
 SKIPPED_CASE = re.compile(r"^\[  SKIPPED \] (\S+)(?:, where .*)? \(\d+ ms\)$")
+NCCL_CASE = re.compile(r"^\[ (RUN     |      OK) \] \S*cuda_nccl")
 
 
 def skipped_cases(log: str):
@@ -40,6 +41,17 @@ def skipped_cases(log: str):
             reason = next(lines, "")
         elif match := SKIPPED_CASE.match(line):
             yield reason, test, match[1]
+
+
+def passed_over_nccl(log: str):
+    """{ctest test: cases over NCCL that passed} of every test that has such cases."""
+    test, passed = "", {}
+    for line in log.splitlines():
+        if match := SECTION.match(line):
+            test = match[1]
+        elif match := NCCL_CASE.match(line):
+            passed[test] = passed.get(test, 0) + match[1].endswith("OK")
+    return passed
 
 
 def main() -> int:
@@ -62,8 +74,10 @@ def main() -> int:
         for test in suite.iter("testcase"):
             if test.get("status") in ("notrun", "disabled"):
                 skipped["not run: a tool or package is missing"].append((f"{folder.name}: {test.get('name')}", ""))
-        if "--nccl" in sys.argv and not re.search(r"^\[       OK \] \S*cuda_nccl", log, re.MULTILINE):
-            skipped["no case over NCCL was run"].append((f"{folder.name}: all", ""))
+        if "--nccl" in sys.argv:
+            for test, count in (passed_over_nccl(log) or {"all": 0}).items():
+                if count == 0:
+                    skipped["no case over NCCL was run"].append((f"{folder.name}: {test}", ""))
         for reason, test, case in skipped_cases(log):
             skipped[reason].append((f"{folder.name}: {test}", case))
     print(f"GoogleTest cases (each once per rank count): {cases} passed, {case_failures} failed")

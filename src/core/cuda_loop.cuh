@@ -3,8 +3,10 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "core/cuda_loop.hpp"
 #include "core/host_device.hpp"
@@ -49,6 +51,18 @@ __global__ void loop_kernel(std::int64_t rows, std::int64_t columns, Body body) 
   }
 }
 
+/// __shfl_down_sync over the whole warp for any sum, word by word.
+template <class Sum>
+__device__ Sum shuffle_down(const Sum& sum, int offset) {
+  static_assert(std::is_trivially_copyable_v<Sum> && sizeof(Sum) % sizeof(unsigned) == 0);
+  unsigned words[sizeof(Sum) / sizeof(unsigned)];
+  std::memcpy(words, &sum, sizeof(Sum));
+  for (unsigned& word : words) word = __shfl_down_sync(0xFFFFFFFFU, word, offset);
+  Sum shuffled;
+  std::memcpy(&shuffled, words, sizeof(Sum));
+  return shuffled;
+}
+
 // A row of threads is a warp, so all of its lanes stand in the same row.
 template <class Body>
 __global__ void row_sums_kernel(std::int64_t rows, Body body) {
@@ -57,7 +71,7 @@ __global__ void row_sums_kernel(std::int64_t rows, Body body) {
        row < rows; row += step) {
     auto sum = kernel::lane_sum(body, row, static_cast<int>(threadIdx.x));
     for (int offset = kernel::kSumLanes / 2; offset > 0; offset /= 2)
-      sum += __shfl_down_sync(0xFFFFFFFFU, sum, offset);
+      sum += shuffle_down(sum, offset);
     if (threadIdx.x == 0) body.finish(row, sum);
   }
 }

@@ -15,8 +15,9 @@ template <class Body>
 void cuda_loop(const char* name, std::int64_t rows, std::int64_t columns, const Body& body,
                CudaStream stream);
 
-/// body.finish(row, Σ over column < body.columns of body.term(row, column)) for all row < rows: a
-/// warp sums a row, in a fixed order.
+/// body.finish(row, Σ over k < body.terms(row) of body.term(row, k)) for all row < rows: a warp
+/// sums a row, in a fixed order. Terms are numbers, or trivially copyable structs of them with a
+/// zero as their default and +=.
 template <class Body>
 void cuda_row_sums(const char* name, std::int64_t rows, const Body& body, CudaStream stream);
 

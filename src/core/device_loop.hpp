@@ -63,8 +63,8 @@ void device_loop(at::Device device, const char* name, std::int64_t rows, std::in
       });
 }
 
-/// body.finish(row, Σ over column < body.columns of body.term(row, column)) for all row < rows. The
-/// sum's order is that of CUDA on the CPU too.
+/// body.finish(row, Σ over k < body.terms(row) of body.term(row, k)) for all row < rows; terms as
+/// for cuda_row_sums. The sum's order is that of CUDA on the CPU too.
 template <class Body>
 void device_row_sums(at::Device device, const char* name, std::int64_t rows, const Body& body) {
   on_device(

@@ -20,9 +20,9 @@ inline constexpr int kSumLanes = 32;
 /// The terms of a row that belong to one lane, in order.
 template <class Body>
 GRAPHLORA_HOST_DEVICE inline auto lane_sum(const Body& body, long long row, int lane) {
-  decltype(body.term(0, 0)) sum = 0;
-  for (long long column = lane; column < body.columns; column += kSumLanes)
-    sum += body.term(row, column);
+  decltype(body.term(0, 0)) sum{};
+  const long long terms = body.terms(row);
+  for (long long k = lane; k < terms; k += kSumLanes) sum += body.term(row, k);
   return sum;
 }
 

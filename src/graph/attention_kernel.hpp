@@ -118,7 +118,8 @@ void attend_source_backward(const EdgeAttention<T>& a, const EdgeAttentionGradie
   }
 }
 
-// The same for loops over (row, column), where every thread writes one number.
+// The same for the device path, where the lanes of a warp share a sum over edges (device_row_sums).
+// Rows are pairs of a node and a head, or of a node and a block of a head's columns.
 
 /// Rows of index lists where a device keeps them; entries from `limit` on are left out.
 struct RowRuns {
@@ -128,65 +129,149 @@ struct RowRuns {
   const std::int32_t* index = nullptr;
   std::int64_t limit = 0;
 
-  template <class Visit>
-  GRAPHLORA_HOST_DEVICE void each(std::int64_t row, const Visit& visit) const {
+  /// Entries of a row, those from `limit` on included.
+  GRAPHLORA_HOST_DEVICE std::int64_t size(std::int64_t row) const {
     const std::int64_t* p = pointers + row * stride;
-    for (std::int64_t e = p[0]; e < p[drop_begin]; ++e)
-      if (index[e] < limit) visit(static_cast<std::int64_t>(index[e]));
-    for (std::int64_t e = p[drop_end]; e < p[groups]; ++e)
-      if (index[e] < limit) visit(static_cast<std::int64_t>(index[e]));
+    return p[drop_begin] - p[0] + p[groups] - p[drop_end];
+  }
+  GRAPHLORA_HOST_DEVICE std::int64_t entry(std::int64_t row, std::int64_t k) const {
+    const std::int64_t* p = pointers + row * stride;
+    const std::int64_t first_run = p[drop_begin] - p[0];
+    return index[k < first_run ? p[0] + k : p[drop_end] + k - first_run];
   }
 };
 
-/// lse of (target, head).
+/// A sum of exponentials, exp(most)·sum, which does not overflow.
+template <class T>
+struct ExponentialSum {
+  T most = static_cast<T>(-INFINITY), sum = 0;
+  GRAPHLORA_HOST_DEVICE ExponentialSum& operator+=(const ExponentialSum& other) {
+    if (other.sum == 0) return *this;
+    if (sum == 0) return *this = other;
+    const T higher = other.most > most ? other.most : most;
+    sum = sum * std::exp(most - higher) + other.sum * std::exp(other.most - higher);
+    most = higher;
+    return *this;
+  }
+};
+
+/// Neighbouring columns that a lane sums at once: the 32 bytes that memory hands out together.
+template <class T>
+inline constexpr std::int64_t kBlockColumns = 32 / sizeof(T);
+
+template <class T>
+struct ColumnSums {
+  T at[kBlockColumns<T>] = {};
+  GRAPHLORA_HOST_DEVICE ColumnSums& operator+=(const ColumnSums& other) {
+    for (int c = 0; c < kBlockColumns<T>; ++c) at[c] += other.at[c];
+    return *this;
+  }
+};
+
+/// A block of columns of a node's head; `place`: of its first column among the node's numbers.
+struct ColumnBlock {
+  std::int64_t node, head, place, columns;
+};
+
+/// Blocks of a node, over its heads.
+template <class T>
+GRAPHLORA_HOST_DEVICE std::int64_t column_blocks(const EdgeAttention<T>& a) {
+  return a.heads * ((a.width + kBlockColumns<T> - 1) / kBlockColumns<T>);
+}
+
+/// The one with this number, nodes one after the other.
+template <class T>
+GRAPHLORA_HOST_DEVICE ColumnBlock column_block(const EdgeAttention<T>& a, std::int64_t number) {
+  const std::int64_t in_node = column_blocks(a), in_head = in_node / a.heads,
+                     head = number % in_node / in_head,
+                     column = number % in_head * kBlockColumns<T>;
+  const std::int64_t left = a.width - column;
+  return {number / in_node, head, head * a.width + column,
+          left < kBlockColumns<T> ? left : kBlockColumns<T>};
+}
+
+/// weight·(the block's columns of row `node` of x).
+template <class T>
+GRAPHLORA_HOST_DEVICE ColumnSums<T> weighted(T weight, const T* x, std::int64_t node,
+                                             const EdgeAttention<T>& a, const ColumnBlock& block) {
+  const T* from = x + node * a.heads * a.width + block.place;
+  ColumnSums<T> result;
+  for (std::int64_t c = 0; c < kBlockColumns<T>; ++c)
+    if (c < block.columns) result.at[c] = weight * from[c];
+  return result;
+}
+
+/// Writes the block's columns of row `node` of y.
+template <class T>
+GRAPHLORA_HOST_DEVICE void write_block(const ColumnSums<T>& sums, T* y, std::int64_t node,
+                                       const EdgeAttention<T>& a, const ColumnBlock& block) {
+  T* to = y + node * a.heads * a.width + block.place;
+  for (std::int64_t c = 0; c < kBlockColumns<T>; ++c)
+    if (c < block.columns) to[c] = sums.at[c];
+}
+
+/// lse; a row for each target and head.
 template <class T>
 struct AttendLse {
   EdgeAttention<T> a;
   RowRuns in_edges;
   T* lse;
-  GRAPHLORA_HOST_DEVICE void operator()(std::int64_t target, std::int64_t head) const {
-    const auto each = [&](const auto& visit) { in_edges.each(target, visit); };
-    const T most = greatest_score(a, target, head, each);
-    T sum = 0;
-    each([&](std::int64_t j) { sum += std::exp(a.leaky(a.raw(target, j, head)) - most); });
-    lse[target * a.heads + head] = sum > 0 ? most + std::log(sum) : most;
+  GRAPHLORA_HOST_DEVICE std::int64_t terms(std::int64_t row) const {
+    return in_edges.size(row / a.heads);
+  }
+  GRAPHLORA_HOST_DEVICE ExponentialSum<T> term(std::int64_t row, std::int64_t k) const {
+    const std::int64_t target = row / a.heads, j = in_edges.entry(target, k);
+    if (j >= in_edges.limit) return {};
+    return {a.leaky(a.raw(target, j, row % a.heads)), T(1)};
+  }
+  GRAPHLORA_HOST_DEVICE void finish(std::int64_t row, const ExponentialSum<T>& total) const {
+    lse[row] = total.sum > 0 ? total.most + std::log(total.sum) : total.most;
   }
 };
 
-/// out of (target, head·width + column), once lse is there.
+/// out, once lse is there; a row for each target's block.
 template <class T>
 struct AttendOut {
   EdgeAttention<T> a;
   RowRuns in_edges;
   const T* lse;
   T* out;
-  GRAPHLORA_HOST_DEVICE void operator()(std::int64_t target, std::int64_t place) const {
-    const std::int64_t head = place / a.width, row = a.heads * a.width;
-    const T own_lse = lse[target * a.heads + head];
-    T sum = 0;
-    in_edges.each(target, [&](std::int64_t j) {
-      sum += std::exp(a.leaky(a.raw(target, j, head)) - own_lse) * a.value[j * row + place];
-    });
-    out[target * row + place] = sum;
+  GRAPHLORA_HOST_DEVICE std::int64_t terms(std::int64_t row) const {
+    return in_edges.size(row / column_blocks(a));
+  }
+  GRAPHLORA_HOST_DEVICE ColumnSums<T> term(std::int64_t row, std::int64_t k) const {
+    const ColumnBlock block = column_block(a, row);
+    const std::int64_t j = in_edges.entry(block.node, k);
+    if (j >= in_edges.limit) return {};
+    const T alpha = std::exp(a.leaky(a.raw(block.node, j, block.head)) -
+                             lse[block.node * a.heads + block.head]);
+    return weighted(alpha, a.value, j, a, block);
+  }
+  GRAPHLORA_HOST_DEVICE void finish(std::int64_t row, const ColumnSums<T>& sums) const {
+    const ColumnBlock block = column_block(a, row);
+    write_block(sums, out, block.node, a, block);
   }
 };
 
-/// Gradient of score_dst of (target, head).
+/// Gradient of score_dst; a row for each target and head.
 template <class T>
 struct AttendTargetGradient {
   EdgeAttention<T> a;
   EdgeAttentionGradient<T> g;
   RowRuns in_edges;
   T* grad_dst;
-  GRAPHLORA_HOST_DEVICE void operator()(std::int64_t target, std::int64_t head) const {
-    T sum = 0;
-    in_edges.each(target,
-                  [&](std::int64_t j) { sum += edge_gradient(a, g, target, j, head).score; });
-    grad_dst[target * a.heads + head] = sum;
+  GRAPHLORA_HOST_DEVICE std::int64_t terms(std::int64_t row) const {
+    return in_edges.size(row / a.heads);
   }
+  GRAPHLORA_HOST_DEVICE T term(std::int64_t row, std::int64_t k) const {
+    const std::int64_t target = row / a.heads, j = in_edges.entry(target, k);
+    return j >= in_edges.limit ? T(0) : edge_gradient(a, g, target, j, row % a.heads).score;
+  }
+  GRAPHLORA_HOST_DEVICE void finish(std::int64_t row, T sum) const { grad_dst[row] = sum; }
 };
 
-/// Gradient of value of (source, head·width + column); sources are the lists' rows from `first` on.
+/// Gradient of value; a row for each block of a source. Sources are the lists' rows from `first`
+/// on.
 template <class T>
 struct AttendValueGradient {
   EdgeAttention<T> a;
@@ -194,18 +279,24 @@ struct AttendValueGradient {
   RowRuns uses;
   std::int64_t first;
   T* grad_value;
-  GRAPHLORA_HOST_DEVICE void operator()(std::int64_t list, std::int64_t place) const {
-    const std::int64_t head = place / a.width, row = a.heads * a.width, source = first + list;
-    T sum = 0;
-    uses.each(list, [&](std::int64_t i) {
-      const T alpha = std::exp(a.leaky(a.raw(i, source, head)) - g.lse[i * a.heads + head]);
-      sum += alpha * g.grad[i * row + place];
-    });
-    grad_value[source * row + place] = sum;
+  GRAPHLORA_HOST_DEVICE std::int64_t terms(std::int64_t row) const {
+    return uses.size(row / column_blocks(a));
+  }
+  GRAPHLORA_HOST_DEVICE ColumnSums<T> term(std::int64_t row, std::int64_t k) const {
+    const ColumnBlock block = column_block(a, row);
+    const std::int64_t i = uses.entry(block.node, k);
+    if (i >= uses.limit) return {};
+    const T alpha = std::exp(a.leaky(a.raw(i, first + block.node, block.head)) -
+                             g.lse[i * a.heads + block.head]);
+    return weighted(alpha, g.grad, i, a, block);
+  }
+  GRAPHLORA_HOST_DEVICE void finish(std::int64_t row, const ColumnSums<T>& sums) const {
+    const ColumnBlock block = column_block(a, row);
+    write_block(sums, grad_value, first + block.node, a, block);
   }
 };
 
-/// Gradient of score_src of (source, head).
+/// Gradient of score_src; a row for each source and head.
 template <class T>
 struct AttendSourceGradient {
   EdgeAttention<T> a;
@@ -213,11 +304,15 @@ struct AttendSourceGradient {
   RowRuns uses;
   std::int64_t first;
   T* grad_src;
-  GRAPHLORA_HOST_DEVICE void operator()(std::int64_t list, std::int64_t head) const {
-    T sum = 0;
-    uses.each(list,
-              [&](std::int64_t i) { sum += edge_gradient(a, g, i, first + list, head).score; });
-    grad_src[(first + list) * a.heads + head] = sum;
+  GRAPHLORA_HOST_DEVICE std::int64_t terms(std::int64_t row) const {
+    return uses.size(row / a.heads);
+  }
+  GRAPHLORA_HOST_DEVICE T term(std::int64_t row, std::int64_t k) const {
+    const std::int64_t list = row / a.heads, i = uses.entry(list, k);
+    return i >= uses.limit ? T(0) : edge_gradient(a, g, i, first + list, row % a.heads).score;
+  }
+  GRAPHLORA_HOST_DEVICE void finish(std::int64_t row, T sum) const {
+    grad_src[first * a.heads + row] = sum;
   }
 };
 

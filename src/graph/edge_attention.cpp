@@ -59,10 +59,10 @@ template <class T>
 void attend_on_device(at::Device device, const GraphPlan& plan, const EdgeAttention<T>& attention,
                       T* out, T* lse) {
   const RowRuns in_edges = runs_of(plan.in_edges, plan.sources(), device);
-  device_loop(device, "attend_lse", plan.targets, attention.heads,
-              AttendLse<T>{attention, in_edges, lse});
-  device_loop(device, "attend_out", plan.targets, attention.heads * attention.width,
-              AttendOut<T>{attention, in_edges, lse, out});
+  device_row_sums(device, "attend_lse", plan.targets * attention.heads,
+                  AttendLse<T>{attention, in_edges, lse});
+  device_row_sums(device, "attend_out", plan.targets * column_blocks(attention),
+                  AttendOut<T>{attention, in_edges, lse, out});
 }
 
 template <class T>
@@ -70,15 +70,15 @@ void attend_backward_on_device(at::Device device, const GraphPlan& plan,
                                const EdgeAttention<T>& attention,
                                const EdgeAttentionGradient<T>& gradient, T* to_value, T* to_src,
                                T* to_dst) {
-  device_loop(device, "attend_target_gradient", plan.targets, attention.heads,
-              AttendTargetGradient<T>{attention, gradient,
-                                      runs_of(plan.in_edges, plan.sources(), device), to_dst});
+  device_row_sums(device, "attend_target_gradient", plan.targets * attention.heads,
+                  AttendTargetGradient<T>{attention, gradient,
+                                          runs_of(plan.in_edges, plan.sources(), device), to_dst});
   const auto sources = [&](const RowLists& lists, std::int64_t first) {
     const RowRuns uses = runs_of(lists, plan.targets, device);
-    device_loop(device, "attend_value_gradient", lists.rows, attention.heads * attention.width,
-                AttendValueGradient<T>{attention, gradient, uses, first, to_value});
-    device_loop(device, "attend_source_gradient", lists.rows, attention.heads,
-                AttendSourceGradient<T>{attention, gradient, uses, first, to_src});
+    device_row_sums(device, "attend_value_gradient", lists.rows * column_blocks(attention),
+                    AttendValueGradient<T>{attention, gradient, uses, first, to_value});
+    device_row_sums(device, "attend_source_gradient", lists.rows * attention.heads,
+                    AttendSourceGradient<T>{attention, gradient, uses, first, to_src});
   };
   sources(plan.out_edges, 0);
   sources(plan.halo_uses, plan.owned);

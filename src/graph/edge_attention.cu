@@ -3,10 +3,9 @@
 
 namespace graphlora {
 
-#define GRAPHLORA_INSTANTIATE(Body)                                                    \
-  template void cuda_loop(const char*, std::int64_t, std::int64_t, const Body<float>&, \
-                          CudaStream);                                                 \
-  template void cuda_loop(const char*, std::int64_t, std::int64_t, const Body<double>&, CudaStream)
+#define GRAPHLORA_INSTANTIATE(Body)                                                       \
+  template void cuda_row_sums(const char*, std::int64_t, const Body<float>&, CudaStream); \
+  template void cuda_row_sums(const char*, std::int64_t, const Body<double>&, CudaStream)
 
 GRAPHLORA_INSTANTIATE(AttendLse);
 GRAPHLORA_INSTANTIATE(AttendOut);

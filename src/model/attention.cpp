@@ -1,4 +1,4 @@
-// Shapes: T tokens, S scored tokens, N heads, G kv heads, D head_dim.
+// Shapes: T tokens, S queries, N heads, G kv heads, D head_dim.
 #include "model/attention.hpp"
 
 #include <ATen/Dispatch.h>
@@ -7,7 +7,6 @@
 
 #include "core/device_loop.hpp"
 #include "core/error.hpp"
-#include "model/attention_device.hpp"
 #include "model/simd.hpp"
 #include "model/small_matmul.hpp"
 
@@ -25,11 +24,6 @@ constexpr std::int64_t kPieceTokens = 256;
 
 using Queries = SegmentQueries;
 
-/// All segments of a call have one window.
-std::int64_t window_of(const std::vector<Queries>& queries) {
-  return queries.empty() ? 0 : queries.front().window;
-}
-
 /// Keys that any query of a block sees, counted along the segment's path from its root: `begin` at
 /// a vector's start, `width` padded.
 struct Seen {
@@ -38,14 +32,16 @@ struct Seen {
 
 /// For the block of `count` queries from the `first`.
 template <class C>
-GRAPHLORA_INLINE Seen seen_by(const Queries& s, std::int64_t first, std::int64_t count) {
-  const std::int64_t begin = s.first_seen(s.token + first) / kLanes<C> * kLanes<C>,
+GRAPHLORA_INLINE Seen seen_by(const Queries& s, std::int64_t first, std::int64_t count,
+                              std::int64_t window) {
+  const std::int64_t begin = s.first_seen(s.token + first, window) / kLanes<C> * kLanes<C>,
                      end = s.place(s.token + first + count);
   return {begin, end, simd::padded<C>(end - begin)};
 }
 
 struct Shape {
   std::int64_t heads, groups, dim;
+  std::int64_t window;  // keys a query sees, 0: all before it
   std::int64_t heads_per_group() const { return heads / groups; }
 };
 
@@ -206,7 +202,7 @@ GRAPHLORA_CLONES void forward_task(const T* q, const T* k, const T* v, T* o, Com
               keys);
     for (std::int64_t first = 0; first < s.count; first += kQueryBlock) {
       const std::int64_t count = std::min(kQueryBlock, s.count - first), rows = heads * count;
-      const Seen seen = seen_by<C>(s, first, count);
+      const Seen seen = seen_by<C>(s, first, count, shape.window);
       for (std::int64_t h = 0; h < heads; ++h) {
         read_rows(q + (s.row + first) * q_row + h * dim, q_row, count, dim, scale,
                   q_rows + h * count * wide, wide);
@@ -215,9 +211,10 @@ GRAPHLORA_CLONES void forward_task(const T* q, const T* k, const T* v, T* o, Com
                    keys, false);
       for (std::int64_t h = 0; h < heads; ++h) {
         for (std::int64_t i = 0; i < count; ++i) {
-          const Sums<C> sums = exponentials(scores + (h * count + i) * keys,
-                                            s.first_seen(s.token + first + i) - seen.begin,
-                                            seen.end - seen.begin - count + i + 1, seen.width);
+          const Sums<C> sums =
+              exponentials(scores + (h * count + i) * keys,
+                           s.first_seen(s.token + first + i, shape.window) - seen.begin,
+                           seen.end - seen.begin - count + i + 1, seen.width);
           inverse[h * count + i] = sums.inverse;
           log_sum[(s.row + first + i) * shape.heads + h] = sums.log_sum;
         }
@@ -271,7 +268,7 @@ GRAPHLORA_CLONES void backward_task(const T* q, const T* k, const T* v, const Co
     load_keys(v, kv_row, segments, segment, false, dim, v_rows, wide, v_columns, keys);
     for (std::int64_t first = 0; first < s.count; first += kQueryBlock) {
       const std::int64_t count = std::min(kQueryBlock, s.count - first), rows = heads * count;
-      const Seen seen = seen_by<C>(s, first, count);
+      const Seen seen = seen_by<C>(s, first, count, shape.window);
       for (std::int64_t h = 0; h < heads; ++h) {
         const std::int64_t at = (s.row + first) * q_row + h * dim;
         read_rows(q + at, q_row, count, dim, scale, q_rows + h * count * wide, wide);
@@ -285,7 +282,7 @@ GRAPHLORA_CLONES void backward_task(const T* q, const T* k, const T* v, const Co
         for (std::int64_t i = 0; i < count; ++i) {
           C* p = probabilities + (h * count + i) * keys;
           C* ds = d_scores + (h * count + i) * keys;
-          mask_row(p, s.first_seen(s.token + first + i) - seen.begin,
+          mask_row(p, s.first_seen(s.token + first + i, shape.window) - seen.begin,
                    seen.end - seen.begin - count + i + 1, seen.width);
           const C lse = log_sum[(s.row + first + i) * shape.heads + h];
           Vec<C> along{};
@@ -316,8 +313,8 @@ GRAPHLORA_CLONES void backward_task(const T* q, const T* k, const T* v, const Co
   leave_path(dv_rows, wide, segments, last, 0, dim, dv, kv_row);
 }
 
-Shape shape_of(const at::Tensor& q, const at::Tensor& k) {
-  return {q.size(1), k.size(1), q.size(2)};
+Shape shape_of(const at::Tensor& q, const at::Tensor& k, std::int64_t window) {
+  return {q.size(1), k.size(1), q.size(2), window};
 }
 
 /// Each tree as pieces of `tokens` or a little more, or as one.
@@ -345,10 +342,6 @@ void for_each_task(const std::vector<Piece>& pieces, std::int64_t groups, const 
   });
 }
 
-struct QueryList : torch::CustomClassHolder {
-  std::vector<Queries> queries;
-};
-
 /// Per head and query i over the keys j that it sees: s = q·k/√D, p = softmax(s), o_i = Σ_j
 /// p_ij·v_j. Adjoint, with p recomputed from the log-sum-exp: dv_j = Σ_i p_ij·do_i; dp_ij =
 /// do_i·v_j; ds_ij = p_ij·(dp_ij − Σ_j p_ij·dp_ij); dq_i = Σ_j ds_ij·k_j/√D; dk_j = Σ_i
@@ -356,25 +349,27 @@ struct QueryList : torch::CustomClassHolder {
 struct Attention : torch::autograd::Function<Attention> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& q_SND,
                             const at::Tensor& k_TGD, const at::Tensor& v_TGD,
-                            const c10::intrusive_ptr<QueryList>& list) {
+                            const c10::intrusive_ptr<PackQueries>& queries, std::int64_t window) {
     const at::Tensor q = q_SND.contiguous(), k = k_TGD.contiguous(), v = v_TGD.contiguous();
-    ctx->saved_data["queries"] = at::IValue::make_capsule(list);
-    if (takes_device_path(q)) return forward_on_device(ctx, q, k, v, list->queries);
-    const Shape shape = shape_of(q, k);
+    ctx->saved_data["queries"] = at::IValue::make_capsule(queries);
+    ctx->saved_data["window"] = window;
+    if (takes_device_path(q)) return forward_on_device(ctx, q, k, v, *queries, window);
+    const Shape shape = shape_of(q, k, window);
     at::Tensor o_SND = at::empty_like(q);
     at::Tensor log_sum_SN =
         at::empty({q.size(0), shape.heads},
                   q.options().dtype(q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+    const std::vector<Queries>& segments = queries->segments();
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, q.scalar_type(), "attention", [&] {
       using C = Compute<scalar_t>;
-      for_each_task<C>(pieces_of(list->queries, kPieceTokens), shape.groups,
+      for_each_task<C>(pieces_of(segments, kPieceTokens), shape.groups,
                        [&](const Piece& piece, std::int64_t group, Workspace<C>& workspace) {
                          const std::int64_t head = group * shape.heads_per_group();
                          forward_task(q.const_data_ptr<scalar_t>() + head * shape.dim,
                                       k.const_data_ptr<scalar_t>() + group * shape.dim,
                                       v.const_data_ptr<scalar_t>() + group * shape.dim,
                                       o_SND.data_ptr<scalar_t>() + head * shape.dim,
-                                      log_sum_SN.data_ptr<C>() + head, list->queries.data(), piece,
+                                      log_sum_SN.data_ptr<C>() + head, segments.data(), piece,
                                       shape, workspace);
                        });
     });
@@ -389,18 +384,20 @@ struct Attention : torch::autograd::Function<Attention> {
                      v = saved[2].contiguous();
     const at::Tensor d_o = gradients[0].contiguous();
     const auto capsule = ctx->saved_data["queries"].toCapsule();
-    const auto& queries = static_cast<const QueryList&>(*capsule).queries;
+    const auto& queries = static_cast<const PackQueries&>(*capsule);
+    const std::int64_t window = ctx->saved_data["window"].toInt();
     if (takes_device_path(q)) {
-      const auto [dq, dk, dv] = backward_on_device(ctx, d_o, q, k, v, queries);
-      return {dq, dk, dv, at::Tensor()};
+      const auto [dq, dk, dv] = backward_on_device(saved, d_o, q, k, v, queries, window);
+      return {dq, dk, dv, at::Tensor(), at::Tensor()};
     }
     const at::Tensor& log_sum_SN = saved[3];
-    const Shape shape = shape_of(q, k);
+    const Shape shape = shape_of(q, k, window);
+    const std::vector<Queries>& segments = queries.segments();
     at::Tensor dq_SND = at::empty_like(q), dk_TGD = at::empty_like(k), dv_TGD = at::empty_like(v);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, q.scalar_type(), "attention_backward", [&] {
       using C = Compute<scalar_t>;
       for_each_task<C>(
-          pieces_of(queries, std::numeric_limits<std::int64_t>::max()), shape.groups,
+          pieces_of(segments, std::numeric_limits<std::int64_t>::max()), shape.groups,
           [&](const Piece& piece, std::int64_t group, Workspace<C>& workspace) {
             const std::int64_t head = group * shape.heads_per_group(), at = head * shape.dim,
                                kv_at = group * shape.dim;
@@ -409,51 +406,36 @@ struct Attention : torch::autograd::Function<Attention> {
                           log_sum_SN.const_data_ptr<C>() + head,
                           d_o.const_data_ptr<scalar_t>() + at, dq_SND.data_ptr<scalar_t>() + at,
                           dk_TGD.data_ptr<scalar_t>() + kv_at, dv_TGD.data_ptr<scalar_t>() + kv_at,
-                          queries.data(), piece, shape, workspace);
+                          segments.data(), piece, shape, workspace);
           });
     });
-    return {dq_SND, dk_TGD, dv_TGD, at::Tensor()};
+    return {dq_SND, dk_TGD, dv_TGD, at::Tensor(), at::Tensor()};
   }
 
  private:
   static at::Tensor forward_on_device(torch::autograd::AutogradContext* ctx, const at::Tensor& q,
                                       const at::Tensor& k, const at::Tensor& v,
-                                      const std::vector<Queries>& queries) {
+                                      const PackQueries& queries, std::int64_t window) {
     if (!flash_attention_fits(q, queries)) {
       ctx->save_for_backward({q, k, v});
-      return padded_attention(q, k, v, queries, window_of(queries));
+      return padded_attention(q, k, v, queries, window);
     }
-    const FlashAttention flash = flash_attention(q, k, v, queries, window_of(queries));
-    ctx->save_for_backward({q, k, v, flash.o_TND, flash.log_sum, flash.offsets, flash.random_state,
-                            flash.unused, flash.key_offsets, flash.key_rows});
-    ctx->saved_data["longest"] = flash.longest;
-    ctx->saved_data["longest_path"] = flash.longest_path;
+    const FlashAttention flash = flash_attention(q, k, v, queries, window);
+    ctx->save_for_backward({q, k, v, flash.o_TND, flash.log_sum, flash.random_state, flash.unused});
     return flash.o_TND;
   }
 
   static std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_on_device(
-      torch::autograd::AutogradContext* ctx, const at::Tensor& d_o, const at::Tensor& q,
-      const at::Tensor& k, const at::Tensor& v, const std::vector<Queries>& queries) {
-    const auto saved = ctx->get_saved_variables();
-    if (saved.size() == 3)
-      return padded_attention_backward(q, k, v, d_o, queries, window_of(queries));
-    const FlashAttention flash{saved[3],
-                               saved[4],
-                               saved[5],
-                               saved[6],
-                               saved[7],
-                               saved[8],
-                               saved[9],
-                               ctx->saved_data["longest"].toInt(),
-                               ctx->saved_data["longest_path"].toInt()};
-    return flash_attention_backward(d_o, q, k, v, flash, window_of(queries));
+      const torch::autograd::variable_list& saved, const at::Tensor& d_o, const at::Tensor& q,
+      const at::Tensor& k, const at::Tensor& v, const PackQueries& queries, std::int64_t window) {
+    if (saved.size() == 3) return padded_attention_backward(q, k, v, d_o, queries, window);
+    return flash_attention_backward(d_o, q, k, v, {saved[3], saved[4], saved[5], saved[6]}, queries,
+                                    window);
   }
 };
 
-/// The segments' places, checked: in order, covering all T tokens, parents before their children.
-std::vector<Queries> key_places(std::span<const Segment> segments, std::int64_t tokens,
-                                std::int64_t window) {
-  TORCH_CHECK(window >= 0, "attention: a negative window");
+/// The segments' places, checked: in order, parents before their children; no queries yet.
+std::vector<Queries> key_places(const std::vector<Segment>& segments) {
   std::vector<Queries> result;
   std::int64_t next = 0;
   for (const Segment& s : segments) {
@@ -467,57 +449,61 @@ std::vector<Queries> key_places(std::span<const Segment> segments, std::int64_t 
     result.push_back({.begin = s.begin,
                       .length = s.length,
                       .depth = s.parent < 0 ? 0 : result[above].keys(),
-                      .parent = std::max<std::int64_t>(s.parent, -1),
-                      .window = window});
+                      .parent = std::max<std::int64_t>(s.parent, -1)});
   }
-  TORCH_CHECK(next == tokens, "attention: segments hold ", next, " tokens, the pack ", tokens);
   return result;
 }
 
-void check_shapes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  TORCH_CHECK(q.dim() == 3 && k.dim() == 3 && k.sizes() == v.sizes() && q.size(2) == k.size(2) &&
-                  k.size(1) > 0 && q.size(1) % k.size(1) == 0 &&
-                  q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type() &&
-                  q.device() == k.device() && q.device() == v.device(),
-              "attention: shapes, types or devices of q, k, v do not agree");
+std::int64_t tokens_of(const std::vector<Queries>& places) {
+  return places.empty() ? 0 : places.back().begin + places.back().length;
 }
 
 }  // namespace
 
-at::Tensor attention(const at::Tensor& q_TND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
-                     std::span<const Segment> segments, std::int64_t window) {
-  check_shapes(q_TND, k_TGD, v_TGD);
-  TORCH_CHECK(q_TND.size(0) == k_TGD.size(0), "attention: queries and keys differ in number");
-  auto list = c10::make_intrusive<QueryList>();
-  list->queries = key_places(segments, k_TGD.size(0), window);
-  for (Queries& s : list->queries) {
+AttentionPlan::AttentionPlan(const std::vector<Segment>& segments) {
+  std::vector<Queries> places = key_places(segments);
+  for (Queries& s : places) {
     s.row = s.token = s.begin;
     s.count = s.length;
   }
-  return Attention::apply(q_TND, k_TGD, v_TGD, list);
+  tokens_ = queries_ = tokens_of(places);
+  places_ = c10::make_intrusive<PackQueries>(std::move(places));
 }
 
-at::Tensor attention_at(const at::Tensor& q_SND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
-                        std::span<const Segment> segments, std::span<const std::int64_t> tokens_S,
-                        std::int64_t window) {
-  check_shapes(q_SND, k_TGD, v_TGD);
-  TORCH_CHECK(q_SND.size(0) == static_cast<std::int64_t>(tokens_S.size()),
-              "attention: queries and tokens differ in number");
-  auto list = c10::make_intrusive<QueryList>();
-  list->queries = key_places(segments, k_TGD.size(0), window);
-  for (std::size_t row = 0; row < tokens_S.size(); ++row) {
+AttentionPlan::AttentionPlan(const std::vector<Segment>& segments,
+                             std::span<const std::int64_t> tokens_S) {
+  std::vector<Queries> places = key_places(segments);
+  tokens_ = tokens_of(places);
+  queries_ = std::ssize(tokens_S);
+  for (std::int64_t row = 0; row < queries_; ++row) {
+    const std::int64_t token = tokens_S[row];
     const auto after =
-        std::upper_bound(list->queries.begin(), list->queries.end(), tokens_S[row],
-                         [](std::int64_t token, const Queries& s) { return token < s.begin; });
-    TORCH_CHECK(after != list->queries.begin() && tokens_S[row] < k_TGD.size(0),
-                "attention: token outside the pack");
+        std::upper_bound(places.begin(), places.end(), token,
+                         [](std::int64_t place, const Queries& s) { return place < s.begin; });
+    TORCH_CHECK(after != places.begin() && token < tokens_, "attention: token outside the pack");
     Queries& s = *(after - 1);
     TORCH_CHECK(s.count == 0, "attention: two scored tokens in one segment");
-    s.row = static_cast<std::int64_t>(row);
-    s.token = tokens_S[row];
+    s.row = row;
+    s.token = token;
     s.count = 1;
   }
-  return Attention::apply(q_SND, k_TGD, v_TGD, list);
+  places_ = c10::make_intrusive<PackQueries>(std::move(places));
+}
+
+at::Tensor attention(const at::Tensor& q_SND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
+                     const AttentionPlan& plan, std::int64_t window) {
+  TORCH_CHECK(q_SND.dim() == 3 && k_TGD.sizes() == v_TGD.sizes() &&
+                  q_SND.size(2) == k_TGD.size(2) && k_TGD.size(1) > 0 &&
+                  q_SND.size(1) % k_TGD.size(1) == 0 &&
+                  q_SND.scalar_type() == k_TGD.scalar_type() &&
+                  q_SND.scalar_type() == v_TGD.scalar_type() && q_SND.device() == k_TGD.device() &&
+                  q_SND.device() == v_TGD.device(),
+              "attention: shapes, types or devices of q, k, v do not agree");
+  TORCH_CHECK(window >= 0, "attention: a negative window");
+  TORCH_CHECK(q_SND.size(0) == plan.queries() && k_TGD.size(0) == plan.tokens(),
+              "attention: ", q_SND.size(0), " queries and ", k_TGD.size(0), " keys, the plan has ",
+              plan.queries(), " and ", plan.tokens());
+  return Attention::apply(q_SND, k_TGD, v_TGD, plan.places(), window);
 }
 
 }  // namespace graphlora

@@ -19,15 +19,6 @@ namespace {
 // Scores in memory at once; a single query's are always allowed.
 constexpr std::int64_t kMaxScores = std::int64_t{1} << 25;
 
-/// A batch of segments and of their queries: places of the padded rows among those of q and k, the
-/// real rows among the padded ones, and what a query may not see.
-struct Batch {
-  at::Tensor query_BQ, key_BK;              // i64 rows; padding repeats a real row
-  at::Tensor real_queries_S, query_rows_S;  // i64: places in B·Q, and their rows of q
-  at::Tensor real_keys_T, key_rows_T;       // i64: places in B·K, and their rows of k
-  at::Tensor hidden_BQK;                    // bool
-};
-
 at::ScalarType compute_type(const at::Tensor& q) {
   return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
@@ -41,16 +32,16 @@ std::vector<std::int64_t> path_of(std::span<const SegmentQueries> all, std::size
 }
 
 /// Queries [first, first + width) of each of the segments [begin, end).
-Batch make_batch(std::span<const SegmentQueries> all, std::size_t begin, std::size_t end,
-                 std::int64_t first, std::int64_t width, std::int64_t keys, std::int64_t window,
-                 at::Device device) {
+PaddedBatch make_batch(std::span<const SegmentQueries> all, std::size_t begin, std::size_t end,
+                       std::int64_t first, std::int64_t width, std::int64_t keys,
+                       at::Device device) {
   const auto size = static_cast<std::int64_t>(end - begin);
   const at::Tensor query_BQ = at::empty({size, width}, at::kLong),
-                   seen_BQ = at::empty({size, width}, at::kLong),
+                   last_BQ = at::empty({size, width}, at::kLong),
                    key_BK = at::empty({size, keys}, at::kLong);
   std::vector<std::int64_t> real_queries, query_rows, real_keys, key_rows;
   auto* query = query_BQ.mutable_data_ptr<std::int64_t>();
-  auto* seen = seen_BQ.mutable_data_ptr<std::int64_t>();
+  auto* last = last_BQ.mutable_data_ptr<std::int64_t>();
   auto* key = key_BK.mutable_data_ptr<std::int64_t>();
   for (std::int64_t b = 0; b < size; ++b) {
     const SegmentQueries& s = all[begin + static_cast<std::size_t>(b)];
@@ -58,7 +49,7 @@ Batch make_batch(std::span<const SegmentQueries> all, std::size_t begin, std::si
     for (std::int64_t i = 0; i < width; ++i) {
       const std::int64_t own = std::min(first + i, std::max<std::int64_t>(s.count - 1, 0));
       query[b * width + i] = s.count > 0 ? s.row + own : 0;
-      seen[b * width + i] = s.count > 0 ? s.place(s.token + own) : 0;
+      last[b * width + i] = s.count > 0 ? s.place(s.token + own) : 0;
       if (first + i >= s.count) continue;
       real_queries.push_back(b * width + i);
       query_rows.push_back(s.row + own);
@@ -73,17 +64,8 @@ Batch make_batch(std::span<const SegmentQueries> all, std::size_t begin, std::si
   const auto to_device = [&](const std::vector<std::int64_t>& values) {
     return at::tensor(values, at::kLong).to(device);
   };
-  const at::Tensor last_BQ1 = seen_BQ.to(device).unsqueeze(2);
-  const at::Tensor place_K = at::arange(keys, at::dtype(at::kLong).device(device));
-  at::Tensor hidden_BQK = place_K > last_BQ1;
-  if (window > 0) hidden_BQK = hidden_BQK.logical_or_(place_K <= last_BQ1 - window);
-  return {query_BQ.to(device),
-          key_BK.to(device),
-          to_device(real_queries),
-          to_device(query_rows),
-          to_device(real_keys),
-          to_device(key_rows),
-          hidden_BQK};
+  return {query_BQ.to(device),   key_BK.to(device),    last_BQ.to(device), to_device(real_queries),
+          to_device(query_rows), to_device(real_keys), to_device(key_rows)};
 }
 
 /// Rows of a batch in the compute type, by group: (B, G, heads a group·rows, D).
@@ -108,70 +90,101 @@ at::Tensor real_rows(const at::Tensor& x_BGrD, const at::Tensor& real, std::int6
       .to(type);
 }
 
-at::Tensor probabilities(const at::Tensor& q_BGrD, const at::Tensor& k_BGKD, const Batch& batch) {
-  const std::int64_t size = q_BGrD.size(0), groups = q_BGrD.size(1),
-                     rows = batch.hidden_BQK.size(1), keys = batch.hidden_BQK.size(2);
+at::Tensor probabilities(const at::Tensor& q_BGrD, const at::Tensor& k_BGKD,
+                         const PaddedBatch& batch, std::int64_t window) {
+  const std::int64_t size = q_BGrD.size(0), groups = q_BGrD.size(1), rows = batch.query_BQ.size(1),
+                     keys = batch.key_BK.size(1);
+  const at::Tensor last_BQ1 = batch.last_BQ.unsqueeze(2),
+                   place_K = at::arange(keys, last_BQ1.options());
+  at::Tensor hidden_BQK = place_K > last_BQ1;
+  if (window > 0) hidden_BQK = hidden_BQK.logical_or_(place_K <= last_BQ1 - window);
   at::Tensor scores =
       at::matmul(q_BGrD, k_BGKD.transpose(2, 3)).view({size, groups, -1, rows, keys});
-  scores.masked_fill_(batch.hidden_BQK.unsqueeze(1).unsqueeze(1), -INFINITY);
+  scores.masked_fill_(hidden_BQK.unsqueeze(1).unsqueeze(1), -INFINITY);
   return scores.softmax(-1).view({size, groups, -1, keys});
-}
-
-/// body(batch, keys of a segment in it) for all queries, a bounded number of scores at a time. All
-/// batches of the same segments follow each other.
-template <class Body>
-void for_each_batch(std::span<const SegmentQueries> queries, std::int64_t heads,
-                    std::int64_t window, at::Device device, const Body& body) {
-  for (std::size_t begin = 0; begin < queries.size();) {
-    std::size_t end = begin;
-    std::int64_t keys = 0, most = 0;
-    while (end < queries.size()) {
-      const std::int64_t wider = std::max(keys, queries[end].keys()),
-                         more = std::max(most, queries[end].count);
-      const auto segments = static_cast<std::int64_t>(end - begin + 1);
-      if (end > begin && segments * heads * wider * more > kMaxScores) break;
-      keys = wider, most = more, ++end;
-    }
-    const auto segments = static_cast<std::int64_t>(end - begin);
-    const std::int64_t block =
-        std::max<std::int64_t>(1, std::min(most, kMaxScores / (segments * heads * keys)));
-    for (std::int64_t first = 0; first < most; first += block) {
-      body(make_batch(queries, begin, end, first, std::min(block, most - first), keys, window,
-                      device));
-    }
-    begin = end;
-  }
 }
 
 }  // namespace
 
+const std::vector<PaddedBatch>& PackQueries::batches(std::int64_t heads, at::Device device) const {
+  if (batches_ && batches_->device == device && batches_->heads == heads) return batches_->made;
+  std::vector<PaddedBatch> made;
+  for (std::size_t begin = 0; begin < segments_.size();) {
+    std::size_t end = begin;
+    std::int64_t keys = 0, most = 0;
+    while (end < segments_.size()) {
+      const std::int64_t wider = std::max(keys, segments_[end].keys()),
+                         more = std::max(most, segments_[end].count);
+      const auto size = static_cast<std::int64_t>(end - begin + 1);
+      if (end > begin && size * heads * wider * more > kMaxScores) break;
+      keys = wider, most = more, ++end;
+    }
+    const auto size = static_cast<std::int64_t>(end - begin);
+    const std::int64_t block =
+        std::max<std::int64_t>(1, std::min(most, kMaxScores / (size * heads * keys)));
+    for (std::int64_t first = 0; first < most; first += block) {
+      made.push_back(
+          make_batch(segments_, begin, end, first, std::min(block, most - first), keys, device));
+    }
+    begin = end;
+  }
+  return batches_.emplace(Kept<std::vector<PaddedBatch>>{device, heads, std::move(made)}).made;
+}
+
+const FlashPlaces& PackQueries::flash(at::Device device) const {
+  if (flash_ && flash_->device == device) return flash_->made;
+  FlashPlaces made;
+  std::vector<std::int32_t> offsets{0}, key_offsets{0};
+  bool shares = false;
+  for (const SegmentQueries& s : segments_) {
+    offsets.push_back(static_cast<std::int32_t>(s.begin + s.length));
+    key_offsets.push_back(key_offsets.back() + static_cast<std::int32_t>(s.keys()));
+    made.longest = std::max(made.longest, s.length);
+    made.longest_path = std::max(made.longest_path, s.keys());
+    shares = shares || s.parent >= 0;
+  }
+  made.offsets = at::tensor(offsets, at::kInt).to(device);
+  made.key_offsets = made.offsets;
+  if (shares) {
+    std::vector<std::int64_t> rows;
+    for (std::size_t i = 0; i < segments_.size(); ++i) {
+      const auto path = path_of(segments_, i);
+      rows.insert(rows.end(), path.begin(), path.end());
+    }
+    made.key_offsets = at::tensor(key_offsets, at::kInt).to(device);
+    made.key_rows = at::tensor(rows, at::kLong).to(device);
+  }
+  return flash_.emplace(Kept<FlashPlaces>{device, 0, std::move(made)}).made;
+}
+
 at::Tensor padded_attention(const at::Tensor& q_SND, const at::Tensor& k_TGD,
-                            const at::Tensor& v_TGD, std::span<const SegmentQueries> queries,
+                            const at::Tensor& v_TGD, const PackQueries& queries,
                             std::int64_t window) {
   const std::int64_t groups = k_TGD.size(1);
   const double scale = 1 / std::sqrt(static_cast<double>(q_SND.size(2)));
   at::Tensor o_SND = at::empty_like(q_SND);
-  for_each_batch(queries, q_SND.size(1), window, q_SND.device(), [&](const Batch& batch) {
+  for (const PaddedBatch& batch : queries.batches(q_SND.size(1), q_SND.device())) {
     const at::Tensor q = rows_by_group(q_SND, batch.query_BQ, groups).mul_(scale);
-    const at::Tensor p = probabilities(q, rows_by_group(k_TGD, batch.key_BK, groups), batch);
+    const at::Tensor p =
+        probabilities(q, rows_by_group(k_TGD, batch.key_BK, groups), batch, window);
     const at::Tensor o = at::matmul(p, rows_by_group(v_TGD, batch.key_BK, groups));
     o_SND.index_copy_(
         0, batch.query_rows_S,
         real_rows(o, batch.real_queries_S, batch.query_BQ.size(1), q_SND.scalar_type()));
-  });
+  }
   return o_SND;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> padded_attention_backward(
     const at::Tensor& q_SND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
-    const at::Tensor& d_o_SND, std::span<const SegmentQueries> queries, std::int64_t window) {
+    const at::Tensor& d_o_SND, const PackQueries& queries, std::int64_t window) {
   const std::int64_t groups = k_TGD.size(1);
   const double scale = 1 / std::sqrt(static_cast<double>(q_SND.size(2)));
   at::Tensor dq_SND = at::empty_like(q_SND);
   // Sums over blocks of queries, so in the compute type.
   at::Tensor dk_TGD = at::zeros(k_TGD.sizes(), k_TGD.options().dtype(compute_type(k_TGD))),
              dv_TGD = at::zeros_like(dk_TGD);
-  for_each_batch(queries, q_SND.size(1), window, q_SND.device(), [&](const Batch& batch) {
+  for (const PaddedBatch& batch : queries.batches(q_SND.size(1), q_SND.device())) {
     const std::int64_t rows = batch.query_BQ.size(1), keys = batch.key_BK.size(1);
     const at::Tensor q = rows_by_group(q_SND, batch.query_BQ, groups).mul_(scale),
                      k = rows_by_group(k_TGD, batch.key_BK, groups),
@@ -183,7 +196,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> padded_attention_backward(
                                .view({q.size(0), groups, -1, rows, q.size(3)})
                                .mul_(real_BQ.view({q.size(0), 1, 1, rows, 1}))
                                .view(q.sizes());
-    const at::Tensor p = probabilities(q, k, batch);
+    const at::Tensor p = probabilities(q, k, batch, window);
     at::Tensor d_s = at::matmul(d_o, v.transpose(2, 3));
     d_s = p * (d_s - (p * d_s).sum(-1, /*keepdim=*/true));
     dq_SND.index_copy_(
@@ -196,7 +209,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> padded_attention_backward(
     };
     add(dk_TGD, at::matmul(d_s.transpose(2, 3), q));
     add(dv_TGD, at::matmul(p.transpose(2, 3), d_o));
-  });
+  }
   return {dq_SND, dk_TGD.to(k_TGD.scalar_type()), dv_TGD.to(v_TGD.scalar_type())};
 }
 
@@ -204,18 +217,24 @@ namespace {
 
 /// Keys or values as the flash kernels read them. With their queries at the end of the paths, the
 /// kernels' causal mask (aligned there) and window are the right ones.
-at::Tensor along_paths(const at::Tensor& x_TGD, const FlashAttention& flash) {
-  return flash.key_rows.defined() ? x_TGD.index_select(0, flash.key_rows) : x_TGD;
+at::Tensor along_paths(const at::Tensor& x_TGD, const FlashPlaces& places) {
+  return places.key_rows.defined() ? x_TGD.index_select(0, places.key_rows) : x_TGD;
+}
+
+/// Keys that a query sees to its left and to its right, as the kernels count them.
+std::pair<std::optional<std::int64_t>, std::optional<std::int64_t>> sides(std::int64_t window) {
+  if (window == 0) return {};
+  return {window - 1, 0};
 }
 
 }  // namespace
 
 bool flash_attention_fits([[maybe_unused]] const at::Tensor& q_SND,
-                          [[maybe_unused]] std::span<const SegmentQueries> queries) {
+                          [[maybe_unused]] const PackQueries& queries) {
 #ifdef GRAPHLORA_HAS_CUDA
   if (!q_SND.is_cuda() || q_SND.scalar_type() != at::kBFloat16) return false;
   if (q_SND.size(2) % 8 != 0 || q_SND.size(2) > 256 || q_SND.size(0) == 0) return false;
-  for (const SegmentQueries& s : queries)
+  for (const SegmentQueries& s : queries.segments())
     if (s.count != s.length || s.row != s.begin || s.token != s.begin) return false;
   int major = 0;
   return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor,
@@ -227,37 +246,16 @@ bool flash_attention_fits([[maybe_unused]] const at::Tensor& q_SND,
 }
 
 FlashAttention flash_attention(const at::Tensor& q_TND, const at::Tensor& k_TGD,
-                               const at::Tensor& v_TGD, std::span<const SegmentQueries> queries,
+                               const at::Tensor& v_TGD, const PackQueries& queries,
                                std::int64_t window) {
+  const FlashPlaces& places = queries.flash(q_TND.device());
+  const auto [left, right] = sides(window);
   FlashAttention result;
-  std::vector<std::int32_t> offsets{0}, key_offsets{0};
-  bool shares = false;
-  for (const SegmentQueries& s : queries) {
-    offsets.push_back(static_cast<std::int32_t>(s.begin + s.length));
-    key_offsets.push_back(key_offsets.back() + static_cast<std::int32_t>(s.keys()));
-    result.longest = std::max(result.longest, s.length);
-    result.longest_path = std::max(result.longest_path, s.keys());
-    shares = shares || s.parent >= 0;
-  }
-  result.offsets = at::tensor(offsets, at::kInt).to(q_TND.device());
-  result.key_offsets = result.offsets;
-  if (shares) {
-    std::vector<std::int64_t> rows;
-    for (std::size_t i = 0; i < queries.size(); ++i) {
-      const auto path = path_of(queries, i);
-      rows.insert(rows.end(), path.begin(), path.end());
-    }
-    result.key_offsets = at::tensor(key_offsets, at::kInt).to(q_TND.device());
-    result.key_rows = at::tensor(rows, at::kLong).to(q_TND.device());
-  }
-  const std::optional<std::int64_t> left = window > 0 ? std::optional(window - 1) : std::nullopt,
-                                    right =
-                                        window > 0 ? std::optional<std::int64_t>(0) : std::nullopt;
   at::Tensor debug_mask;
   std::tie(result.o_TND, result.log_sum, result.random_state, result.unused, debug_mask) =
-      at::_flash_attention_forward(q_TND, along_paths(k_TGD, result), along_paths(v_TGD, result),
-                                   result.offsets, result.key_offsets, result.longest,
-                                   result.longest_path, /*dropout_p=*/0.0,
+      at::_flash_attention_forward(q_TND, along_paths(k_TGD, places), along_paths(v_TGD, places),
+                                   places.offsets, places.key_offsets, places.longest,
+                                   places.longest_path, /*dropout_p=*/0.0,
                                    /*is_causal=*/true, /*return_debug_mask=*/false,
                                    /*scale=*/std::nullopt, left, right);
   return result;
@@ -265,19 +263,19 @@ FlashAttention flash_attention(const at::Tensor& q_TND, const at::Tensor& k_TGD,
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> flash_attention_backward(
     const at::Tensor& d_o_TND, const at::Tensor& q_TND, const at::Tensor& k_TGD,
-    const at::Tensor& v_TGD, const FlashAttention& forward, std::int64_t window) {
-  const std::optional<std::int64_t> left = window > 0 ? std::optional(window - 1) : std::nullopt,
-                                    right =
-                                        window > 0 ? std::optional<std::int64_t>(0) : std::nullopt;
+    const at::Tensor& v_TGD, const FlashAttention& forward, const PackQueries& queries,
+    std::int64_t window) {
+  const FlashPlaces& places = queries.flash(q_TND.device());
+  const auto [left, right] = sides(window);
   auto [dq_TND, dk, dv] = at::_flash_attention_backward(
-      d_o_TND, q_TND, along_paths(k_TGD, forward), along_paths(v_TGD, forward), forward.o_TND,
-      forward.log_sum, forward.offsets, forward.key_offsets, forward.longest, forward.longest_path,
+      d_o_TND, q_TND, along_paths(k_TGD, places), along_paths(v_TGD, places), forward.o_TND,
+      forward.log_sum, places.offsets, places.key_offsets, places.longest, places.longest_path,
       /*dropout_p=*/0.0, /*is_causal=*/true, forward.random_state, forward.unused,
       /*scale=*/std::nullopt, left, right);
-  if (!forward.key_rows.defined()) return {dq_TND, dk, dv};
+  if (!places.key_rows.defined()) return {dq_TND, dk, dv};
   const auto summed = [&](const at::Tensor& path_gradients, const at::Tensor& x_TGD) {
     return at::zeros(x_TGD.sizes(), x_TGD.options().dtype(at::kFloat))
-        .index_add_(0, forward.key_rows, path_gradients.to(at::kFloat))
+        .index_add_(0, places.key_rows, path_gradients.to(at::kFloat))
         .to(x_TGD.scalar_type());
   };
   return {dq_TND, summed(dk, k_TGD), summed(dv, v_TGD)};

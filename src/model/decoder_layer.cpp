@@ -1,7 +1,6 @@
 // Shapes: T tokens, S scored tokens, H hidden, A anchors.
 #include "model/decoder_layer.hpp"
 
-#include "model/attention.hpp"
 #include "model/rms_norm.hpp"
 #include "model/swiglu.hpp"
 
@@ -75,7 +74,7 @@ at::Tensor Decoder::layer(std::int64_t layer, const at::Tensor& x_TH,
       split_and_rotate(qkv, {heads, groups, groups}, 2, rotary_, inputs.all.positions_T,
                        {{w.q_norm_D, w.k_norm_D}, config_.rms_norm_eps});
   const at::Tensor o =
-      attention(parts[0], parts[1], parts[2], inputs.segments, config_.window(layer));
+      attention(parts[0], parts[1], parts[2], inputs.attention, config_.window(layer));
   return output_and_mlp(layer, input.stream_TH, o, inputs.all, inputs);
 }
 
@@ -84,7 +83,7 @@ at::Tensor Decoder::last_layer(const at::Tensor& x_TH, const DecoderInputs& inpu
   const LayerWeights& w = weights_.layers[layer];
   const std::int64_t heads = slice_.heads, groups = slice_.groups, dim = config_.head_dim;
   const std::int64_t q_size = heads * dim, kv_size = groups * dim;
-  const at::Tensor scored_S = at::tensor(inputs.scored_token_S).to(x_TH.device());
+  const at::Tensor& scored_S = inputs.scored_token_S;
   const auto bias = [&](std::int64_t begin, std::int64_t size) {
     return w.qkv_bias_O.defined() ? w.qkv_bias_O.narrow(0, begin, size) : at::Tensor();
   };
@@ -100,8 +99,8 @@ at::Tensor Decoder::last_layer(const at::Tensor& x_TH, const DecoderInputs& inpu
                                         {{w.q_norm_D}, config_.rms_norm_eps});
   const auto kv_parts = split_and_rotate(kv, {groups, groups}, 1, rotary_, inputs.all.positions_T,
                                          {{w.k_norm_D}, config_.rms_norm_eps});
-  const at::Tensor o = attention_at(q_parts[0], kv_parts[0], kv_parts[1], inputs.segments,
-                                    inputs.scored_token_S, config_.window(layer));
+  const at::Tensor o = attention(q_parts[0], kv_parts[0], kv_parts[1], inputs.scored_attention,
+                                 config_.window(layer));
   return output_and_mlp(layer, input.stream_TH.index_select(0, scored_S), o, inputs.scored, inputs);
 }
 

@@ -3,10 +3,9 @@
 #pragma once
 #include <torch/types.h>
 
-#include <span>
 #include <vector>
 
-#include "data/pack.hpp"
+#include "model/attention.hpp"
 #include "model/hf_checkpoint.hpp"
 #include "model/lora.hpp"
 #include "model/lora_linear.hpp"
@@ -25,12 +24,13 @@ struct TokenRows {
 
 /// What all layers of a forward share.
 struct DecoderInputs {
-  std::span<const Segment> segments;
-  TokenRows all;
-  TokenRows scored;                          ///< the last layer's, behind its keys and values
-  std::vector<std::int64_t> scored_token_S;  ///< their tokens in the pack
-  DropoutKey dropout;
-  at::Tensor ratio_sums_2;  ///< see Injection
+  AttentionPlan attention;         ///< of all tokens
+  AttentionPlan scored_attention;  ///< of the scored ones, for the last layer
+  at::Tensor scored_token_S;       ///< i64, their tokens in the pack, where the model is
+  TokenRows all = {};
+  TokenRows scored = {};  ///< the last layer's, behind its keys and values
+  DropoutKey dropout = {};
+  at::Tensor ratio_sums_2 = {};  ///< see Injection
 };
 
 /// Layers of a model, by exact index. Each rank of a tensor group computes the heads and MLP

@@ -16,6 +16,7 @@ struct InverseRms {
   std::int64_t columns;
   double eps;
   C* inverse_rms;
+  GRAPHLORA_HOST_DEVICE std::int64_t terms(std::int64_t) const { return columns; }
   GRAPHLORA_HOST_DEVICE C term(std::int64_t row, std::int64_t column) const {
     const C v = static_cast<C>(x[row * columns + column]);
     return v * v;
@@ -48,6 +49,7 @@ struct RmsAlong {
   const C* inverse_rms;
   std::int64_t columns;
   C* along;
+  GRAPHLORA_HOST_DEVICE std::int64_t terms(std::int64_t) const { return columns; }
   GRAPHLORA_HOST_DEVICE C term(std::int64_t row, std::int64_t column) const {
     const std::int64_t at = row * columns + column;
     return static_cast<C>(x[at]) * static_cast<C>(dy[at]) * static_cast<C>(weight[column]);

@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "core/error.hpp"
+#include "core/tensor_view.hpp"
 #include "model/decoder_layer.hpp"
 #include "model/recompute.hpp"
 #include "model/rms_norm.hpp"
@@ -114,14 +115,13 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
   const auto here = [&](const at::Tensor& tensor) { return tensor.to(precision_.device); };
   const at::Tensor anchor_token_A = here(pack.anchor_token_A),
                    anchor_row_A = here(pack.anchor_row_A);
-  DecoderInputs inputs;
-  inputs.segments = pack.segments;
+  DecoderInputs inputs{AttentionPlan(pack.segments),
+                       AttentionPlan(pack.segments, values_of<std::int64_t>(pack.last_token_S)),
+                       here(pack.last_token_S)};
   inputs.all = {here(pack.streams_T), here(pack.positions_T), anchor_token_A, {}};
   if (anchors.z_Mr.defined()) inputs.all.z_Ar = anchors.z_Mr.index_select(0, anchor_row_A);
   if (pack.anchor_examples_A.defined()) inputs.all.anchor_examples_A = here(pack.anchor_examples_A);
   inputs.scored = scored_rows(inputs.all, pack);
-  const auto* last = pack.last_token_S.const_data_ptr<std::int64_t>();
-  inputs.scored_token_S.assign(last, last + pack.last_token_S.size(0));
   inputs.dropout = dropout;
   // graph_ratio describes training steps; an evaluation between two of them must not count.
   if (at::GradMode::is_enabled()) inputs.ratio_sums_2 = ratio_sums_;
@@ -134,7 +134,7 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
   const Decoder decoder(config_, slice_, tensor_, weights_, adapters_, rotary_);
   std::shared_ptr<const LayerRun> run;
   if (recompute_ && at::GradMode::is_enabled())
-    run = std::make_shared<const LayerRun>(decoder, adapters_, inputs);
+    run = std::make_shared<const LayerRun>(LayerRun{decoder, adapters_, inputs});
   for (std::int64_t layer = 0; layer + 1 < config_.layers; ++layer)
     x_TH = run ? recomputed_layer(run, layer, x_TH) : decoder.layer(layer, x_TH, inputs);
   // From here on a few rows only, so the score is computed in the parameters' precision.

@@ -79,14 +79,6 @@ struct RecomputedLayer : torch::autograd::Function<RecomputedLayer> {
 
 }  // namespace
 
-LayerRun::LayerRun(const Decoder& decoder, const LoraAdapters& adapters, DecoderInputs inputs)
-    : decoder(decoder),
-      adapters(adapters),
-      segments(inputs.segments.begin(), inputs.segments.end()),
-      inputs(std::move(inputs)) {
-  this->inputs.segments = segments;
-}
-
 at::Tensor recomputed_layer(const std::shared_ptr<const LayerRun>& run, std::int64_t layer,
                             const at::Tensor& x_TH) {
   auto kept = c10::make_intrusive<KeptRun>();

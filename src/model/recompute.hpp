@@ -4,7 +4,6 @@
 #include <torch/types.h>
 
 #include <memory>
-#include <vector>
 
 #include "model/decoder_layer.hpp"
 
@@ -13,12 +12,9 @@ namespace graphlora {
 /// What the second run of a forward's layers needs, alive until the backward has passed. The
 /// decoder refers to the model, which must live as long.
 struct LayerRun {
-  LayerRun(const Decoder& decoder, const LoraAdapters& adapters, DecoderInputs inputs);
-
   Decoder decoder;
   const LoraAdapters& adapters;
-  std::vector<Segment> segments;
-  DecoderInputs inputs;  ///< its segments are those above
+  DecoderInputs inputs;
 };
 
 /// decoder.layer(layer, x_TH, inputs), with its gradients: those of x, of the layer's adapters and

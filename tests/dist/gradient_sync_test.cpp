@@ -82,7 +82,7 @@ TEST(ReductionTable, EveryPlacementHasItsAxis) {
 }
 
 TEST_P(SumsOfGradients, SumsOverRanksInAnyBucketSize) {
-  ProcessGrid grid(over(), 1);
+  ProcessGrid grid(job().world(), 1);
   for (const std::int64_t bucket_bytes : {1, 100, 1 << 20}) {
     std::vector<Parameter> parameters = make_parameters(device());
     GradientSync sync(grid, parameters, bucket_bytes);
@@ -105,7 +105,7 @@ TEST_P(SumsOfGradients, SumsOverRanksInAnyBucketSize) {
 }
 
 TEST_P(SumsOfGradients, BytesAreTheParametersOwn) {
-  ProcessGrid grid(over(), 1);
+  ProcessGrid grid(job().world(), 1);
   const std::vector<Parameter> parameters = make_parameters(device());
   std::int64_t bytes = 0;
   for (const Parameter& parameter : parameters)
@@ -114,7 +114,7 @@ TEST_P(SumsOfGradients, BytesAreTheParametersOwn) {
 }
 
 TEST_P(SumsOfGradients, KeepsTheGradientsTensor) {
-  ProcessGrid grid(over(), 1);
+  ProcessGrid grid(job().world(), 1);
   std::vector<Parameter> parameters = make_parameters(device());
   fill_gradients(parameters);
   for (Parameter& parameter : parameters)
@@ -129,7 +129,7 @@ TEST_P(SumsOfGradients, KeepsTheGradientsTensor) {
 }
 
 TEST_P(SumsOfGradients, BreakingARowOfTheTableBreaksItsSum) {
-  ProcessGrid grid(over(), 1);
+  ProcessGrid grid(job().world(), 1);
   for (const Placement broken : kPlacements) {
     std::vector<Parameter> parameters = make_parameters(device());
     for (Parameter& parameter : parameters)
@@ -161,14 +161,14 @@ std::string difference(ProcessGrid& grid, const std::vector<Parameter>& paramete
 }
 
 TEST_P(Replicas, EqualOnesPass) {
-  ProcessGrid grid(over(), 1);
+  ProcessGrid grid(job().world(), 1);
   EXPECT_EQ(difference(grid, make_parameters(device())), "");
   EXPECT_EQ(difference(grid, {}), "");
 }
 
 TEST_P(Replicas, ADifferenceInOneBitIsNamed) {
   if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
-  ProcessGrid grid(over(), 1);
+  ProcessGrid grid(job().world(), 1);
   const int last = world().size() - 1;
   for (std::size_t i = 0; i < make_parameters(device()).size(); ++i) {
     std::vector<Parameter> parameters = make_parameters(device());
@@ -185,7 +185,7 @@ TEST_P(Replicas, ADifferenceInOneBitIsNamed) {
 
 TEST_P(Replicas, AMissingParameterIsNoticed) {
   if (world().size() == 1) GTEST_SKIP() << "needs two ranks";
-  ProcessGrid grid(over(), 1);
+  ProcessGrid grid(job().world(), 1);
   std::vector<Parameter> parameters = make_parameters(device());
   if (world().rank() == 1) parameters.pop_back();
   EXPECT_NE(difference(grid, parameters).find("rank 1 holds"), std::string::npos);

@@ -1,13 +1,11 @@
-// The graph side by its device path against the CPU's kernels and against plain definitions.
+// The graph side's local operations by their device path against the CPU's kernels and against
+// plain definitions; those that talk to other ranks have suites over every setting of their own.
 #include "support/device_path.hpp"
 
 #include "graph/edge_attention.hpp"
-#include "graph/gather_rows.hpp"
-#include "graph/halo_exchange.hpp"
 #include "graph/planted.hpp"
 #include "graph/row_sum.hpp"
 #include "graph/scatter_rows.hpp"
-#include "graph/spmm.hpp"
 
 namespace graphlora {
 namespace {
@@ -21,40 +19,6 @@ class GraphDevicePath : public OnDevicePath {
     expect_equal_paths(function, inputs, 1e-12);
   }
 };
-
-TEST_P(GraphDevicePath, PropagationAndItsAdjoint) {
-  for (const std::string& division : kAllDivisions) {
-    const DistributedGraph graph(division, CutKind::window);
-    for (const CutView& view : graph.views()) {
-      const auto plan = graph.shard().plan(view);
-      for (const auto normalization :
-           {Normalization::symmetric, Normalization::mean, Normalization::with_self_loops}) {
-        for (const std::int64_t width : {1, 8, 77}) {
-          at::manual_seed(width);
-          expect_equal(
-              [&](const auto& in) {
-                return std::vector{propagate(propagate(in[0], *plan, world(), normalization), *plan,
-                                             world(), normalization)};
-              },
-              {graph.own_rows(random_tensor({graph.graph().nodes, width}, 3))});
-        }
-      }
-    }
-  }
-}
-
-TEST_P(GraphDevicePath, HaloExchangeAndItsAdjoint) {
-  for (const std::string& division : kDivisions) {
-    const DistributedGraph graph(division, CutKind::window);
-    for (const CutView& view : graph.views()) {
-      const auto plan = graph.shard().plan(view);
-      at::manual_seed(5);
-      expect_equal(
-          [&](const auto& in) { return std::vector{halo_exchange(in[0], *plan, world())}; },
-          {graph.own_rows(random_tensor({graph.graph().nodes, 9}, 4))});
-    }
-  }
-}
 
 TEST_P(GraphDevicePath, EdgeAttentionAndItsGradients) {
   for (const std::string& division : kDivisions) {
@@ -75,21 +39,49 @@ TEST_P(GraphDevicePath, EdgeAttentionAndItsGradients) {
   }
 }
 
-TEST_P(GraphDevicePath, RowsOfNodesAndTheirAdjoint) {
-  const DistributedGraph graph("metis", CutKind::none);
-  std::vector<std::int64_t> nodes{3, 0, 3};
-  for (std::int64_t node = world().rank(); node < graph.graph().nodes; node += 3)
-    nodes.push_back(node);
-  const GatherPlan plan(world(), graph.map(), nodes);
-  const at::Tensor x_NC = random_tensor({graph.graph().nodes, 6}, 8);
-  const at::Tensor own_nC = here(graph.own_rows(x_NC));
-  const at::Tensor picked_SC = own_nC.index_select(0, plan.send_rows(device()));
-  const at::Tensor rows_AC = plan.forward(picked_SC, Traffic::anchors);
-  EXPECT_EQ(rows_AC.device(), device());
-  const at::Tensor wanted = at::tensor(nodes, at::kLong);
-  EXPECT_TRUE(rows_AC.cpu().equal(x_NC.index_select(0, wanted)));
-  const at::Tensor home_SC = plan.adjoint(rows_AC, Traffic::anchors);
-  EXPECT_TRUE(home_SC.cpu().equal(picked_SC.cpu()));
+/// Rows shorter and longer than a warp has lanes, in two runs, heads that end inside of a block of
+/// columns; in fp32 too, whose blocks are wider.
+TEST_P(GraphDevicePath, EdgeAttentionOverRowsOfEveryLength) {
+  constexpr std::int64_t kNodes = 700;
+  std::mt19937 random(4);
+  std::vector<std::int64_t> pointers;
+  std::vector<std::int32_t> index;
+  std::vector<std::vector<std::int32_t>> uses(kNodes);
+  for (std::int64_t target = 0; target < kNodes; ++target) {
+    const std::int64_t lengths[] = {target % 7 == 0 ? 0 : target % 40, 3, target % 33};
+    pointers.push_back(std::ssize(index));
+    for (int group = 0; group < 3; ++group) {
+      const std::int64_t length = target == 5 ? 2'000 : lengths[group];
+      for (std::int64_t e = 0; e < length; ++e) {
+        index.push_back(static_cast<std::int32_t>(random() % kNodes));
+        if (group != 1) uses[index.back()].push_back(static_cast<std::int32_t>(target));
+      }
+      pointers.push_back(std::ssize(index));
+    }
+  }
+  std::vector<std::int64_t> use_pointers{0};
+  std::vector<std::int32_t> use_index;
+  for (const auto& targets : uses) {
+    use_index.insert(use_index.end(), targets.begin(), targets.end());
+    use_pointers.push_back(std::ssize(use_index));
+  }
+  GraphPlan plan;
+  plan.owned = plan.targets = kNodes;
+  // The middle group is dropped.
+  plan.in_edges = make_row_lists(DeviceTensor(at::tensor(pointers)),
+                                 DeviceTensor(at::tensor(index)), 3, {1, 2});
+  plan.out_edges = make_row_lists(use_pointers, use_index);
+  plan.halo_uses = make_row_lists(std::vector<std::int64_t>{0}, {});
+  for (const auto& [heads, width] : {std::pair<std::int64_t, std::int64_t>{1, 8}, {2, 9}, {3, 1}}) {
+    at::manual_seed(width);
+    for (const at::ScalarType type : {at::kDouble, at::kFloat}) {
+      expect_equal_paths(
+          [&](const auto& in) { return std::vector{edge_attention(in[0], in[1], in[2], plan)}; },
+          {at::randn({kNodes, heads, width}).to(type), (at::randn({kNodes, heads}) * 9).to(type),
+           (at::randn({kNodes, heads}) * 9).to(type)},
+          type == at::kDouble ? 1e-12 : 1e-4);  // the gradients of scores nearly cancel
+    }
+  }
 }
 
 /// Rows of every length around the border between short and long, in two runs, entries beyond the

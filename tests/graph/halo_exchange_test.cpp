@@ -3,19 +3,14 @@
 #include <gtest/gtest.h>
 
 #include "core/error.hpp"
-#include "graph/planted.hpp"
+#include "graph/on_division.hpp"
 
 namespace graphlora {
 namespace {
 
 using namespace test;
 
-class HaloExchangeEveryDivision
-    : public ::testing::TestWithParam<std::tuple<std::string, CutKind>> {
- protected:
-  HaloExchangeEveryDivision() : graph(std::get<0>(GetParam()), std::get<1>(GetParam())) {}
-  DistributedGraph graph;
-};
+class HaloExchangeEveryDivision : public OnDivision {};
 
 // Whether each halo slot of this rank is used by an edge in force, by exhaustive search.
 std::vector<bool> slots_in_use(const DistributedGraph& graph, const CutView& view) {
@@ -28,15 +23,15 @@ std::vector<bool> slots_in_use(const DistributedGraph& graph, const CutView& vie
 }
 
 TEST_P(HaloExchangeEveryDivision, BringsTheRowsOfForeignSources) {
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
     for (const std::int64_t width : {1, 8, 33}) {
-      const at::Tensor x_NC = random_tensor({graph.graph().nodes, width}, 1);
-      const at::Tensor y_mC = halo_exchange(graph.own_rows(x_NC), *plan, world());
-      EXPECT_TRUE(at::equal(y_mC.narrow(0, 0, plan->owned), graph.own_rows(x_NC)));
+      const at::Tensor x_NC = random_tensor({graph().graph().nodes, width}, 1);
+      const at::Tensor y_mC = halo_exchange(here(graph().own_rows(x_NC)), *plan, world()).cpu();
+      EXPECT_TRUE(at::equal(y_mC.narrow(0, 0, plan->owned), graph().own_rows(x_NC)));
       const at::Tensor halo_hC = y_mC.narrow(0, plan->owned, plan->halo_slots);
-      const at::Tensor expected_hC = x_NC.index_select(0, graph.shard().halo());
-      const auto used = slots_in_use(graph, view);
+      const at::Tensor expected_hC = x_NC.index_select(0, graph().shard().halo());
+      const auto used = slots_in_use(graph(), view);
       for (std::int64_t slot = 0; slot < plan->halo_slots; ++slot) {
         EXPECT_TRUE(!used[slot] || at::equal(halo_hC[slot], expected_hC[slot])) << slot;
       }
@@ -45,12 +40,13 @@ TEST_P(HaloExchangeEveryDivision, BringsTheRowsOfForeignSources) {
 }
 
 TEST_P(HaloExchangeEveryDivision, UnderAWindowOnlyUsedRowsTravel) {
-  if (std::get<1>(GetParam()) != CutKind::window) return;
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    const auto used = slots_in_use(graph, view);
+  if (parameter<1>() != CutKind::window) return;
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
+    const auto used = slots_in_use(graph(), view);
     EXPECT_EQ(plan->halo, std::count(used.begin(), used.end(), true));
-    const at::Tensor y_mC = halo_exchange(at::ones({plan->owned, 2}, at::kDouble), *plan, world());
+    const at::Tensor y_mC =
+        halo_exchange(here(at::ones({plan->owned, 2}, at::kDouble)), *plan, world()).cpu();
     for (std::int64_t slot = 0; slot < plan->halo_slots; ++slot) {
       EXPECT_EQ(y_mC[plan->owned + slot][0].item<double>(), used[slot] ? 1 : 0);
     }
@@ -58,10 +54,10 @@ TEST_P(HaloExchangeEveryDivision, UnderAWindowOnlyUsedRowsTravel) {
 }
 
 TEST_P(HaloExchangeEveryDivision, MovesTheHaloBytesAndNoMore) {
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
     world().reset_counters();
-    halo_exchange(at::ones({plan->owned, 8}, at::kFloat), *plan, world());
+    halo_exchange(here(at::ones({plan->owned, 8}, at::kFloat)), *plan, world());
     std::int64_t rows = 0;
     for (const auto count : plan->send_counts) rows += count;
     EXPECT_EQ(world().counter(Traffic::halo).bytes, rows * 8 * 4);
@@ -69,30 +65,31 @@ TEST_P(HaloExchangeEveryDivision, MovesTheHaloBytesAndNoMore) {
 }
 
 TEST_P(HaloExchangeEveryDivision, AdjointSendsGradientsHome) {
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    const at::Tensor x_NC = random_tensor({graph.graph().nodes, 8}, 2);
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
+    const at::Tensor x_NC = random_tensor({graph().graph().nodes, 8}, 2);
     const at::Tensor w_mC =
         random_tensor({plan->owned + plan->halo_slots, 8}, 100 + world().rank());
-    const at::Tensor x_nC = graph.own_rows(x_NC).requires_grad_();
-    (halo_exchange(x_nC, *plan, world()) * w_mC).sum().backward();
+    const at::Tensor x_nC = here(graph().own_rows(x_NC)).requires_grad_();
+    (halo_exchange(x_nC, *plan, world()) * here(w_mC)).sum().backward();
 
     // Every rank's weights as gradients of all nodes, summed; rows that do not travel have none.
-    at::Tensor total_NC = at::zeros({graph.graph().nodes, 8}, at::kDouble);
+    at::Tensor total_NC = at::zeros({graph().graph().nodes, 8}, at::kDouble);
     const at::Tensor receive = plan->receive_rows.cpu();
-    total_NC.index_add_(0, graph.shard().halo().index_select(0, receive),
+    total_NC.index_add_(0, graph().shard().halo().index_select(0, receive),
                         w_mC.narrow(0, plan->owned, plan->halo_slots).index_select(0, receive));
-    total_NC.index_add_(0, graph.shard().owned(), w_mC.narrow(0, 0, plan->owned));
+    total_NC.index_add_(0, graph().shard().owned(), w_mC.narrow(0, 0, plan->owned));
     world().all_reduce(total_NC, ReduceOp::sum, Traffic::control).wait();
-    EXPECT_LT(largest_difference(x_nC.grad(), graph.own_rows(total_NC)), 1e-12);
+    EXPECT_LT(largest_difference(x_nC.grad(), graph().own_rows(total_NC)), 1e-12);
   }
 }
 
 TEST_P(HaloExchangeEveryDivision, AgreesWithFiniteDifferences) {
-  const auto plan = graph.shard().plan(graph.views().back());
-  const at::Tensor x_nC = graph.own_rows(random_tensor({graph.graph().nodes, 3}, 3));
-  const at::Tensor step_nC = graph.own_rows(random_tensor({graph.graph().nodes, 3}, 4));
-  const at::Tensor w_mC = random_tensor({plan->owned + plan->halo_slots, 3}, 50 + world().rank());
+  const auto plan = graph().shard().plan(graph().views().back());
+  const at::Tensor x_nC = here(graph().own_rows(random_tensor({graph().graph().nodes, 3}, 3)));
+  const at::Tensor step_nC = here(graph().own_rows(random_tensor({graph().graph().nodes, 3}, 4)));
+  const at::Tensor w_mC =
+      here(random_tensor({plan->owned + plan->halo_slots, 3}, 50 + world().rank()));
   const auto loss = [&](const at::Tensor& x) {
     return (halo_exchange(x, *plan, world()).square() * w_mC).sum();
   };
@@ -107,13 +104,9 @@ TEST_P(HaloExchangeEveryDivision, AgreesWithFiniteDifferences) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Graph, HaloExchangeEveryDivision,
-                         ::testing::Combine(::testing::ValuesIn(kDivisions),
-                                            ::testing::Values(CutKind::fold, CutKind::window,
-                                                              CutKind::none)),
-                         [](const auto& info) {
-                           return case_name(std::get<0>(info.param)) + "_" +
-                                  to_string(std::get<1>(info.param));
-                         });
+                         ::testing::Combine(kEverySettingAndPath, ::testing::ValuesIn(kDivisions),
+                                            kEveryCut),
+                         name_of_division);
 
 TEST(NodeMap, KnowsOwnerAndRowOfEveryNode) {
   for (const auto& how : kDivisions) {

@@ -1,5 +1,6 @@
 // Small data sets with communities, prepared, partitioned and opened on every rank.
 #pragma once
+#include <fmt/format.h>
 #include <torch/types.h>
 
 #include <algorithm>
@@ -52,7 +53,7 @@ inline RawRatings planted_ratings(const Planted& planted) {
     const int item =
         std::min(below(per_community), below(per_community)) * planted.communities + community;
     if (!known.emplace(user, item).second) continue;
-    raw.add("u" + std::to_string(user), "i" + std::to_string(item), below(10) < 6 ? 5.0f : 2.0f,
+    raw.add(fmt::format("u{}", user), fmt::format("i{}", item), below(10) < 6 ? 5.0f : 2.0f,
             1000 + below(planted.times));
   }
   return raw;
@@ -222,15 +223,17 @@ inline at::Tensor random_tensor(std::vector<std::int64_t> sizes, std::uint64_t s
   return tensor.to(dtype);
 }
 
+/// Of tensors on any device.
 inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
   if (a.sizes() != b.sizes()) return INFINITY;
-  return a.numel() == 0 ? 0 : (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  if (a.numel() == 0) return 0;
+  return (a.cpu().to(at::kDouble) - b.cpu().to(at::kDouble)).abs().max().item<double>();
 }
 
 /// Sum over ranks of a local scalar. Collective.
 inline double sum_over_ranks(const at::Tensor& local) {
-  const at::Tensor sum = local.detach().to(at::kDouble).reshape({1}).clone();
+  const at::Tensor sum = local.detach().cpu().to(at::kDouble).reshape({1}).clone();
   world().all_reduce(sum, ReduceOp::sum, Traffic::control).wait();
   return sum.item<double>();
 }

@@ -3,7 +3,7 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
-#include "graph/planted.hpp"
+#include "graph/on_division.hpp"
 
 namespace graphlora {
 namespace {
@@ -66,23 +66,19 @@ class Blocking final : public Communicator {
   Communicator& inner_;
 };
 
-class SpmmEveryDivision : public ::testing::TestWithParam<std::tuple<std::string, CutKind>> {
- protected:
-  SpmmEveryDivision() : graph(std::get<0>(GetParam()), std::get<1>(GetParam())) {}
-  DistributedGraph graph;
-};
+class SpmmEveryDivision : public OnDivision {};
 
 TEST_P(SpmmEveryDivision, EqualsDenseProductAtAnyWidth) {
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    const at::Tensor s_NN = normalized(graph.dense(view), Normalization::symmetric);
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
+    const at::Tensor s_NN = normalized(graph().dense(view), Normalization::symmetric);
     for (const std::int64_t width : {1, 3, 8, 9, 40, 77, 256}) {
-      const at::Tensor x_NC = random_tensor({graph.graph().nodes, width}, 7);
-      const at::Tensor y_nC =
-          propagate(graph.own_rows(x_NC), *plan, world(), Normalization::symmetric);
-      EXPECT_LT(largest_difference(y_nC, graph.own_rows(s_NN.matmul(x_NC))), 1e-12);
+      const at::Tensor x_NC = random_tensor({graph().graph().nodes, width}, 7);
+      const at::Tensor x_nC = here(graph().own_rows(x_NC));
+      const at::Tensor y_nC = propagate(x_nC, *plan, world(), Normalization::symmetric);
+      EXPECT_LT(largest_difference(y_nC, graph().own_rows(s_NN.matmul(x_NC))), 1e-12);
       const at::Tensor y32_nC =
-          propagate(graph.own_rows(x_NC).to(at::kFloat), *plan, world(), Normalization::symmetric);
+          propagate(x_nC.to(at::kFloat), *plan, world(), Normalization::symmetric);
       EXPECT_EQ(y32_nC.scalar_type(), at::kFloat);
       EXPECT_LT(largest_difference(y32_nC, y_nC), 1e-4);
     }
@@ -90,31 +86,32 @@ TEST_P(SpmmEveryDivision, EqualsDenseProductAtAnyWidth) {
 }
 
 TEST_P(SpmmEveryDivision, PropagationAndGradientEqualOneProcess) {
-  for (const CutView& view : graph.views()) {
+  for (const CutView& view : graph().views()) {
     for (const Normalization normalization : kNormalizations) {
-      const auto plan = graph.shard().plan(view);
-      const at::Tensor s_NN = normalized(graph.dense(view), normalization);
-      const at::Tensor x_NC = random_tensor({graph.graph().nodes, 8}, 10);
-      const at::Tensor w_NC = random_tensor({graph.graph().nodes, 8}, 11);
-      const at::Tensor x_nC = graph.own_rows(x_NC).requires_grad_();
+      const auto plan = graph().shard().plan(view);
+      const at::Tensor s_NN = normalized(graph().dense(view), normalization);
+      const at::Tensor x_NC = random_tensor({graph().graph().nodes, 8}, 10);
+      const at::Tensor w_NC = random_tensor({graph().graph().nodes, 8}, 11);
+      const at::Tensor x_nC = here(graph().own_rows(x_NC)).requires_grad_();
       // Two layers, so that gradients cross parts twice.
       const at::Tensor y_nC =
           propagate(propagate(x_nC, *plan, world(), normalization), *plan, world(), normalization);
-      (y_nC * graph.own_rows(w_NC)).sum().backward();
-      EXPECT_LT(largest_difference(y_nC, graph.own_rows(s_NN.matmul(s_NN.matmul(x_NC)))), 1e-12);
+      (y_nC * here(graph().own_rows(w_NC))).sum().backward();
+      EXPECT_LT(largest_difference(y_nC, graph().own_rows(s_NN.matmul(s_NN.matmul(x_NC)))), 1e-12);
       EXPECT_LT(
-          largest_difference(x_nC.grad(), graph.own_rows(s_NN.t().matmul(s_NN.t().matmul(w_NC)))),
+          largest_difference(x_nC.grad(), graph().own_rows(s_NN.t().matmul(s_NN.t().matmul(w_NC)))),
           1e-12);
     }
   }
 }
 
 TEST_P(SpmmEveryDivision, PropagationAgreesWithFiniteDifferences) {
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    const at::Tensor w_nC = graph.own_rows(random_tensor({graph.graph().nodes, 2}, 13));
-    const at::Tensor x_nC = graph.own_rows(random_tensor({graph.graph().nodes, 2}, 14));
-    const at::Tensor step_nC = graph.own_rows(random_tensor({graph.graph().nodes, 2}, 15));
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
+    const at::Tensor w_nC = here(graph().own_rows(random_tensor({graph().graph().nodes, 2}, 13)));
+    const at::Tensor x_nC = here(graph().own_rows(random_tensor({graph().graph().nodes, 2}, 14)));
+    const at::Tensor step_nC =
+        here(graph().own_rows(random_tensor({graph().graph().nodes, 2}, 15)));
     // Squares make the loss curved, which central differences get right to the third order.
     const auto loss = [&](const at::Tensor& x) {
       return (propagate(x, *plan, world(), Normalization::mean).square() * w_nC).sum();
@@ -132,24 +129,27 @@ TEST_P(SpmmEveryDivision, PropagationAgreesWithFiniteDifferences) {
 
 TEST_P(SpmmEveryDivision, NodesWithoutEdgesGetExactlyZero) {
   int isolated = 0;
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
-    const at::Tensor x_nC = at::ones({plan->owned, 8}, at::kDouble).requires_grad_();
-    const at::Tensor y_nC = propagate(x_nC, *plan, world(), Normalization::symmetric);
-    y_nC.sum().backward();
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
+    const at::Tensor leaf = here(at::ones({plan->owned, 8}, at::kDouble)).requires_grad_();
+    const at::Tensor result = propagate(leaf, *plan, world(), Normalization::symmetric);
+    result.sum().backward();
+    const at::Tensor y_nC = result.cpu(), gx_nC = leaf.grad().cpu();
     for (std::int64_t row = 0; row < plan->owned; ++row) {
       if (plan->degree_n.cpu()[row].item<int>() > 0) continue;
       ++isolated;
       EXPECT_EQ(y_nC[row].abs().max().item<double>(), 0);
-      EXPECT_EQ(x_nC.grad()[row].abs().max().item<double>(), 0);
+      EXPECT_EQ(gx_nC[row].abs().max().item<double>(), 0);
     }
   }
   EXPECT_GT(sum_over_ranks(at::tensor(isolated)), 0);  // the data set has such nodes
 }
 
 TEST_P(SpmmEveryDivision, HiddenExchangesAndRepeatsGiveTheSameBits) {
-  const at::Tensor x_nC = graph.own_rows(random_tensor({graph.graph().nodes, 8}, 18, at::kFloat));
-  const at::Tensor w_nC = graph.own_rows(random_tensor({graph.graph().nodes, 8}, 19, at::kFloat));
+  const at::Tensor x_nC =
+      here(graph().own_rows(random_tensor({graph().graph().nodes, 8}, 18, at::kFloat)));
+  const at::Tensor w_nC =
+      here(graph().own_rows(random_tensor({graph().graph().nodes, 8}, 19, at::kFloat)));
   const auto both = [&](Communicator& communicator, const GraphPlan& plan) {
     const at::Tensor leaf = x_nC.clone().requires_grad_();
     const at::Tensor y_nC = propagate(leaf, plan, communicator, Normalization::symmetric);
@@ -158,8 +158,8 @@ TEST_P(SpmmEveryDivision, HiddenExchangesAndRepeatsGiveTheSameBits) {
   };
   Blocking blocking(world());
   const int threads = at::get_num_threads();
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
     at::set_num_threads(1);
     const auto [y, gx] = both(world(), *plan);
     const auto [y_blocking, gx_blocking] = both(blocking, *plan);
@@ -173,10 +173,10 @@ TEST_P(SpmmEveryDivision, HiddenExchangesAndRepeatsGiveTheSameBits) {
 
 TEST_P(SpmmEveryDivision, MovesTheRowsOfHaloAndHubsAndNoMore) {
   constexpr std::int64_t kWidth = 8, kBytes = kWidth * 4;
-  for (const CutView& view : graph.views()) {
-    const auto plan = graph.shard().plan(view);
+  for (const CutView& view : graph().views()) {
+    const auto plan = graph().shard().plan(view);
     world().reset_counters();
-    const at::Tensor x_nC = at::ones({plan->owned, kWidth}, at::kFloat).requires_grad_();
+    const at::Tensor x_nC = here(at::ones({plan->owned, kWidth}, at::kFloat)).requires_grad_();
     const at::Tensor y_nC = propagate(x_nC, *plan, world(), Normalization::symmetric);
     std::int64_t sent = 0;
     for (const auto count : plan->send_counts) sent += count;
@@ -192,13 +192,9 @@ TEST_P(SpmmEveryDivision, MovesTheRowsOfHaloAndHubsAndNoMore) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Graph, SpmmEveryDivision,
-                         ::testing::Combine(::testing::ValuesIn(kAllDivisions),
-                                            ::testing::Values(CutKind::fold, CutKind::window,
-                                                              CutKind::none)),
-                         [](const auto& info) {
-                           return case_name(std::get<0>(info.param)) + "_" +
-                                  to_string(std::get<1>(info.param));
-                         });
+                         ::testing::Combine(kEverySettingAndPath,
+                                            ::testing::ValuesIn(kAllDivisions), kEveryCut),
+                         name_of_division);
 
 TEST(Spmm, RefusesRowsThatDoNotFit) {
   const DistributedGraph graph("metis", CutKind::fold);

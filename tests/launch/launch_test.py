@@ -78,6 +78,17 @@ class LaunchTest(unittest.TestCase):
         self.assertEqual(result.returncode, 1, result.stdout)
         self.assertIn("no case over NCCL was run", result.stdout)
 
+        # Each test that has cases over NCCL must have run one.
+        nccl = ("[ RUN      ] Over/Grid.Trains/cuda_nccl\n[       OK ] Over/Grid.Trains/cuda_nccl (3 ms)\n"
+                "2/2 Testing: graph.np2\n[ RUN      ] Over/Halo.Moves/cuda_nccl_metis\n")
+        for end, code in (("[       OK ] Over/Halo.Moves/cuda_nccl_metis (3 ms)\n", 0),
+                          ("halo_test.cpp:3: Skipped\nneeds two ranks\n"
+                           "[  SKIPPED ] Over/Halo.Moves/cuda_nccl_metis (0 ms)\n", 1)):
+            log.write_text(LOG.format(reason="root may write everywhere") + nccl + end)
+            result = self.run_command(sys.executable, SOURCE / "launch/count_tests.py", "--no-skips", "--gpu", "--nccl", build)
+            self.assertEqual(result.returncode, code, result.stdout)
+            self.assertEqual("no case over NCCL was run; must not be here):\n  build: graph.np2" in result.stdout, bool(code))
+
     def test_mpirun_options(self):
         self.program("bin/mpirun", 'echo "$*"\n')
         job = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}

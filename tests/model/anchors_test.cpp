@@ -8,6 +8,7 @@
 
 #include "model/dense_gnn.hpp"
 #include "support/dense_graph.hpp"
+#include "support/devices.hpp"
 #include "support/tiny_world.hpp"
 
 namespace graphlora::test {
@@ -48,10 +49,10 @@ struct Case {
   std::string mode = "full";
 };
 
-class AnchorStageTest : public ::testing::TestWithParam<Case> {};
+class AnchorStageTest : public OnSettingWith<Case> {};
 
 TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
-  const Case& c = GetParam();
+  const Case& c = parameter<0>();
   const SharedDataset shared(c.split, 21, 15);
   PartitionConfig partition;
   partition.cut = c.cut;
@@ -59,13 +60,14 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   const Workspace workspace(job(), shared.path(), partition);
   const Dataset& dataset = *workspace.dataset;
   const CutView view = workspace.shard->cut().training_view(1);
-  const EmbeddingTable table = tiny_embeddings(workspace, kWidth, at::kDouble);
+  EmbeddingTable table = tiny_embeddings(workspace, kWidth, at::kDouble);
+  table.weight_nD = here(table.weight_nD);
+  const auto options = at::dtype(at::kDouble).device(device());
   const GnnConfig config{
       .type = c.gnn, .layers = kLayers, .rank = kRank, .init = "random", .mode = c.mode};
-  const auto gnn = make_gnn(config, kWidth, at::kDouble, 1);
+  const auto gnn = make_gnn(config, kWidth, options, 1);
   std::unique_ptr<Projector> projector;
-  if (c.projector)
-    projector = std::make_unique<Projector>(kWidth, kMiddle, kHidden, at::kDouble, 1);
+  if (c.projector) projector = std::make_unique<Projector>(kWidth, kMiddle, kHidden, options, 1);
   std::vector<Parameter> parameters;
   if (projector) parameters = projector->parameters();
   if (gnn) parameters.insert(parameters.end(), gnn->parameters().begin(), gnn->parameters().end());
@@ -73,7 +75,7 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   // The oracle, the same on every rank: all ranks' anchors, all nodes.
   const at::Tensor e_ND = leaf_of(in_node_order(workspace, table.weight_nD));
   std::vector<at::Tensor> leaves;
-  for (const Parameter& p : parameters) leaves.push_back(leaf_of(p.value));
+  for (const Parameter& p : parameters) leaves.push_back(leaf_of(p.value.cpu()));
   at::Tensor z_Nr;
   if (gnn) {
     const at::Tensor a_NN = dense_adjacency(dataset, workspace.shard->cut(), view);
@@ -114,11 +116,11 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
   EXPECT_EQ(rows.z_Mr.defined(), gnn != nullptr);
   if (projector) {
     EXPECT_LT(relative_difference(rows.embedding_MH.detach(), own_AH.detach()), 1e-12);
-    at::Tensor(rows.embedding_MH).mutable_grad() = anchors.weight_AH.clone();
+    at::Tensor(rows.embedding_MH).mutable_grad() = here(anchors.weight_AH).clone();
   }
   if (gnn) {
     EXPECT_LT(relative_difference(rows.z_Mr.detach(), own_Ar.detach()), 1e-12);
-    at::Tensor(rows.z_Mr).mutable_grad() = anchors.weight_Ar.clone();
+    at::Tensor(rows.z_Mr).mutable_grad() = here(anchors.weight_Ar).clone();
   }
   const EmbeddingGradient gradient = stage.backward();
   at::Tensor own_nD = at::empty_like(table.weight_nD);
@@ -138,19 +140,23 @@ TEST_P(AnchorStageTest, ForwardAndEveryGradientEqualTheDenseForm) {
 
 INSTANTIATE_TEST_SUITE_P(
     Parts, AnchorStageTest,
-    ::testing::Values(Case{"fold", "user-time", "fold", "lightgcn", true},
-                      Case{"window", "time", "window", "lightgcn", true},
-                      Case{"uncut", "time", "none", "lightgcn", true},
-                      Case{"without_projector", "user-time", "fold", "lightgcn", false},
-                      Case{"without_gnn", "user-time", "fold", "none", true},
-                      Case{"frontier", "user-time", "fold", "lightgcn", true, "frontier"},
-                      Case{"gcn", "user-time", "fold", "gcn", true},
-                      Case{"gcn_frontier", "time", "window", "gcn", true, "frontier"},
-                      Case{"ngcf_frontier", "user-time", "fold", "ngcf", true, "frontier"},
-                      Case{"graphsage_frontier", "time", "none", "graphsage", true, "frontier"},
-                      Case{"gat", "user-time", "fold", "gat", true},
-                      Case{"gat_frontier", "user-time", "fold", "gat", true, "frontier"}),
-    [](const auto& info) { return std::string(info.param.name); });
+    ::testing::Combine(
+        kEverySettingAndPath,
+        ::testing::Values(Case{"fold", "user-time", "fold", "lightgcn", true},
+                          Case{"window", "time", "window", "lightgcn", true},
+                          Case{"uncut", "time", "none", "lightgcn", true},
+                          Case{"without_projector", "user-time", "fold", "lightgcn", false},
+                          Case{"without_gnn", "user-time", "fold", "none", true},
+                          Case{"frontier", "user-time", "fold", "lightgcn", true, "frontier"},
+                          Case{"gcn", "user-time", "fold", "gcn", true},
+                          Case{"gcn_frontier", "time", "window", "gcn", true, "frontier"},
+                          Case{"ngcf_frontier", "user-time", "fold", "ngcf", true, "frontier"},
+                          Case{"graphsage_frontier", "time", "none", "graphsage", true, "frontier"},
+                          Case{"gat", "user-time", "fold", "gat", true},
+                          Case{"gat_frontier", "user-time", "fold", "gat", true, "frontier"})),
+    [](const auto& info) {
+      return setting_name(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name;
+    });
 
 }  // namespace
 }  // namespace graphlora::test

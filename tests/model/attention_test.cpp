@@ -105,7 +105,7 @@ TEST(Attention, QueriesAtSingleTokensEqualTheFullOnes) {
   const std::vector<std::int64_t> tokens{48, 2};
   const at::Tensor rows = at::tensor(tokens), weight = at::randn({2, 6, 5}, at::kDouble);
   const at::Tensor full = attention(q, k, v, segments).index_select(0, rows);
-  const at::Tensor some = attention_at(q.index_select(0, rows), k, v, segments, tokens);
+  const at::Tensor some = attention(q.index_select(0, rows), k, v, {segments, tokens});
   EXPECT_LT(relative_error(some, full), 1e-14);
   const auto expected = torch::autograd::grad({(full * weight).sum()}, {q, k, v});
   const auto gradients = torch::autograd::grad({(some * weight).sum()}, {q, k, v});
@@ -130,7 +130,7 @@ TEST(Attention, AWindowHidesOlderKeys) {
 
     const at::Tensor some_weight = weight.index_select(0, rows);
     const at::Tensor full = reference(q, k, v, segments, window).index_select(0, rows);
-    const at::Tensor some = attention_at(q.index_select(0, rows), k, v, segments, tokens, window);
+    const at::Tensor some = attention(q.index_select(0, rows), k, v, {segments, tokens}, window);
     EXPECT_LT(relative_error(some, full), 1e-13) << window;
     const auto at_rows = torch::autograd::grad({(full * some_weight).sum()}, {q, k, v});
     const auto computed = torch::autograd::grad({(some * some_weight).sum()}, {q, k, v});
@@ -208,7 +208,7 @@ TEST(Attention, QueriesAtSingleTokensSeeSharedKeys) {
   const at::Tensor rows = at::tensor(tokens), weight = at::randn({queries, 6, 5}, at::kDouble);
   for (const std::int64_t window : {0, 6}) {
     const at::Tensor full = reference(q, k, v, segments, window).index_select(0, rows);
-    const at::Tensor some = attention_at(q.index_select(0, rows), k, v, segments, tokens, window);
+    const at::Tensor some = attention(q.index_select(0, rows), k, v, {segments, tokens}, window);
     EXPECT_LT(relative_error(some, full), 1e-13);
     const auto expected = torch::autograd::grad({(full * weight).sum()}, {q, k, v});
     const auto gradients = torch::autograd::grad({(some * weight).sum()}, {q, k, v});
@@ -268,7 +268,7 @@ TEST(Attention, RefusesWhatItCannotDo) {
                c10::Error);
   EXPECT_THROW(attention(q, k, k, segments_of({4}), -1), c10::Error);
   const std::vector<std::int64_t> twice{0, 1};
-  EXPECT_THROW(attention_at(q.narrow(0, 0, 2), k, k, segments_of({4}), twice), c10::Error);
+  EXPECT_THROW(attention(q.narrow(0, 0, 2), k, k, {segments_of({4}), twice}), c10::Error);
 }
 
 }  // namespace

@@ -160,7 +160,7 @@ TEST_P(DevicePath, AttentionOverSharedKeys) {
             {at::randn({217, heads, dim}).to(type), k, v}, tolerance * 3);
         expect_equal_paths(
             [&](const auto& in) {
-              return std::vector{attention_at(in[0], in[1], in[2], segments, tokens, window)};
+              return std::vector{attention(in[0], in[1], in[2], {segments, tokens}, window)};
             },
             {at::randn({4, heads, dim}).to(type), k, v}, tolerance * 3);
       }
@@ -184,7 +184,7 @@ TEST_P(DevicePath, AttentionOfSingleTokens) {
     for (const std::int64_t window : {0, 3}) {
       expect_equal_paths(
           [&](const auto& in) {
-            return std::vector{attention_at(in[0], in[1], in[2], segments, tokens, window)};
+            return std::vector{attention(in[0], in[1], in[2], {segments, tokens}, window)};
           },
           {at::randn({2, 6, 5}).to(type), at::randn({50, 3, 5}).to(type),
            at::randn({50, 3, 5}).to(type)},
@@ -195,9 +195,8 @@ TEST_P(DevicePath, AttentionOfSingleTokens) {
 
 /// The padded form with a window against the definition, token by token.
 TEST_P(DevicePath, PaddedAttentionSeesNoFurtherThanItsWindow) {
-  const std::vector<SegmentQueries> queries{
-      {.begin = 0, .length = 9, .row = 0, .token = 0, .count = 9},
-      {.begin = 9, .length = 5, .row = 9, .token = 9, .count = 5}};
+  const PackQueries queries({{.begin = 0, .length = 9, .row = 0, .token = 0, .count = 9},
+                             {.begin = 9, .length = 5, .row = 9, .token = 9, .count = 5}});
   for (const std::int64_t window : {1, 3, 8, 100}) {
     const at::Tensor q = at::randn({14, 4, 3}, at::kDouble), k = at::randn({14, 2, 3}, at::kDouble),
                      v = at::randn({14, 2, 3}, at::kDouble), w = at::randn({14, 4, 3}, at::kDouble);
@@ -228,6 +227,65 @@ TEST_P(DevicePath, PaddedAttentionSeesNoFurtherThanItsWindow) {
   }
 }
 
+/// Layers of one pack share its plan, whatever their windows, and find what they find with a plan
+/// of their own; what the device reads is made and copied once.
+TEST_P(DevicePath, LayersShareTheirPacksPlan) {
+  const auto segments = trees_of({{5, -1}, {60, -1}, {9, 1}, {33, 1}, {12, 3}, {30, -1}});
+  const std::vector<std::int64_t> tokens{70, 20, 110, 148};
+  const AttentionPlan all(segments), some(segments, tokens);
+  const auto run = [&](const AttentionPlan& plan, std::int64_t heads, std::int64_t window) {
+    at::manual_seed(31);
+    std::vector<at::Tensor> leaves;
+    for (const auto& [rows, count] :
+         {std::pair{plan.queries(), heads}, {plan.tokens(), 2L}, {plan.tokens(), 2L}})
+      leaves.push_back(here(at::randn({rows, count, 8})).requires_grad_(true));
+    return on_path([&] {
+      const at::Tensor o = attention(leaves[0], leaves[1], leaves[2], plan, window);
+      auto results = torch::autograd::grad({o.square().sum()}, leaves);
+      results.push_back(o.detach());
+      return results;
+    });
+  };
+  for (const std::int64_t heads : {4, 6}) {
+    const void* first = nullptr;
+    for (const std::int64_t window : {0, 9, 0, 64}) {
+      const auto shared = run(all, heads, window), own = run(segments, heads, window),
+                 shared_some = run(some, heads, window),
+                 own_some = run({segments, tokens}, heads, window);
+      for (std::size_t i = 0; i < own.size(); ++i) {
+        EXPECT_LT(relative_error(shared[i].cpu(), own[i].cpu()), 1e-6) << i;
+        EXPECT_LT(relative_error(shared_some[i].cpu(), own_some[i].cpu()), 1e-6) << i;
+      }
+      const auto& batches = all.places()->batches(heads, device());
+      EXPECT_EQ(batches.front().key_BK.device(), device());
+      if (first != nullptr) EXPECT_EQ(batches.front().key_BK.const_data_ptr(), first);
+      first = batches.front().key_BK.const_data_ptr();
+    }
+  }
+  const FlashPlaces& places = all.places()->flash(device());
+  EXPECT_EQ(places.offsets.device(), device());
+  EXPECT_EQ(&all.places()->flash(device()), &places);
+}
+
+/// Where the flash kernels look, worked out by hand.
+TEST_P(DevicePath, FlashPlacesFollowThePaths) {
+  const AttentionPlan alone(segments_of({3, 2})),
+      trees(trees_of({{2, -1}, {3, 0}, {1, 1}, {2, 0}}));
+  const auto numbers = [](std::vector<std::int64_t> values) { return at::tensor(values); };
+  const FlashPlaces& plain = alone.places()->flash(device());
+  EXPECT_TRUE(plain.offsets.cpu().equal(numbers({0, 3, 5}).to(at::kInt)));
+  EXPECT_TRUE(plain.key_offsets.cpu().equal(plain.offsets.cpu()));
+  EXPECT_FALSE(plain.key_rows.defined());
+  EXPECT_EQ(plain.longest_path, 3);
+  const FlashPlaces& paths = trees.places()->flash(device());
+  EXPECT_TRUE(paths.offsets.cpu().equal(numbers({0, 2, 5, 6, 8}).to(at::kInt)));
+  EXPECT_TRUE(paths.key_offsets.cpu().equal(numbers({0, 2, 7, 13, 17}).to(at::kInt)));
+  EXPECT_TRUE(
+      paths.key_rows.cpu().equal(numbers({0, 1, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 0, 1, 6, 7})));
+  EXPECT_EQ(paths.longest, 3);
+  EXPECT_EQ(paths.longest_path, 6);
+}
+
 /// The major number of a GPU's, asked for here and not of the code under test.
 int compute_capability([[maybe_unused]] at::Device device) {
   int major = 0;
@@ -251,12 +309,12 @@ TEST_P(DevicePath, FlashAttentionEqualsThePaddedForm) {
                           .token = begin,
                           .count = length};
   };
-  const std::vector<SegmentQueries> alone{segment(0, 70), segment(70, 1), segment(71, 45)},
-      trees{segment(0, 40),        segment(40, 9, 40, 0), segment(49, 30, 40, 0),
-            segment(79, 6, 70, 2), segment(85, 1, 70, 2), segment(86, 20, 40, 0),
-            segment(106, 10)};
-  for (const auto& [queries, window] :
-       {std::pair{alone, 0}, {alone, 7}, {trees, 0}, {trees, 7}, {trees, 64}}) {
+  const PackQueries alone({segment(0, 70), segment(70, 1), segment(71, 45)}),
+      trees({segment(0, 40), segment(40, 9, 40, 0), segment(49, 30, 40, 0), segment(79, 6, 70, 2),
+             segment(85, 1, 70, 2), segment(86, 20, 40, 0), segment(106, 10)});
+  for (const auto& [pack, window] :
+       {std::pair{&alone, 0}, {&alone, 7}, {&trees, 0}, {&trees, 7}, {&trees, 64}}) {
+    const PackQueries& queries = *pack;
     const auto random = [&](std::int64_t heads) {
       return here(at::randn({116, heads, 64})).to(at::kBFloat16);
     };
@@ -267,7 +325,7 @@ TEST_P(DevicePath, FlashAttentionEqualsThePaddedForm) {
     const FlashAttention flash = flash_attention(q, k, v, queries, window);
     EXPECT_LT(relative_error(flash.o_TND.cpu(), padded_attention(q, k, v, queries, window).cpu()),
               1e-2);
-    const auto [dq, dk, dv] = flash_attention_backward(d_o, q, k, v, flash, window);
+    const auto [dq, dk, dv] = flash_attention_backward(d_o, q, k, v, flash, queries, window);
     const auto [eq, ek, ev] = padded_attention_backward(q, k, v, d_o, queries, window);
     EXPECT_LT(relative_error(dq.cpu(), eq.cpu()), 2e-2);
     EXPECT_LT(relative_error(dk.cpu(), ek.cpu()), 2e-2);

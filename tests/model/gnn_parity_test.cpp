@@ -8,7 +8,7 @@
 
 #include "core/file.hpp"
 #include "core/rng.hpp"
-#include "graph/planted.hpp"
+#include "graph/on_division.hpp"
 #include "model/anchors.hpp"
 #include "model/dense_gnn.hpp"
 #include "train/optimizer.hpp"
@@ -48,8 +48,9 @@ at::Tensor normal(at::IntArrayRef shape, std::uint64_t seed, const std::string& 
   return values;
 }
 
-/// Largest |a − b| over the largest |b| (at least 1e-3), or infinity.
-double difference(const at::Tensor& a, const at::Tensor& b) {
+/// Largest |a − b| over the largest |b| (at least 1e-3), or infinity; a may be on any device.
+double difference(const at::Tensor& given, const at::Tensor& b) {
+  const at::Tensor a = given.cpu();
   if (a.sizes() != b.sizes()) return INFINITY;
   if (a.numel() == 0) return 0;
   const double value = ((a - b).abs().max() / b.abs().max().clamp_min(1e-3)).item<double>();
@@ -62,14 +63,17 @@ struct Parity {
 };
 
 // Collective; the same on every rank.
-Parity parity_of(const DistributedGraph& graph, const Options& options) {
+Parity parity_of(Job& job, const DistributedGraph& graph, const Options& options) {
+  Communicator& world = *job.world();
+  const at::Device device = job.device();
   const std::int64_t nodes = graph.graph().nodes;
   const at::Tensor a_NN = graph.dense(options.view);
-  ProcessGrid grid(job().world(), 1);
+  ProcessGrid grid(job.world(), 1);
   EmbeddingTable table;
   at::Tensor e_ND = normal({nodes, kWidth}, options.seed, "E");
-  table.weight_nD = graph.own_rows(e_ND);
-  const auto gnn = make_gnn(options.gnn, kWidth, at::kDouble, options.seed);
+  table.weight_nD = graph.own_rows(e_ND).to(device);
+  const auto gnn =
+      make_gnn(options.gnn, kWidth, at::dtype(at::kDouble).device(device), options.seed);
   for (const Parameter& p : gnn->parameters())  // biases and attention too
     p.value.detach().copy_(0.5 * normal(p.value.sizes(), options.seed, p.name));
   AnchorStage stage(grid, graph.map(), graph.shard(), table, gnn.get(), nullptr, options.gnn);
@@ -77,7 +81,7 @@ Parity parity_of(const DistributedGraph& graph, const Options& options) {
   GnnConfig config = resolved(options.gnn, kWidth);
 
   Weights oracle;
-  for (const Parameter& p : gnn->parameters()) oracle[p.name] = p.value.detach().clone();
+  for (const Parameter& p : gnn->parameters()) oracle[p.name] = p.value.detach().cpu().clone();
   Parity parity;
   for (int step = 0; step < 3; ++step) {
     const std::uint64_t seed = options.seed + static_cast<std::uint64_t>(step);
@@ -86,20 +90,20 @@ Parity parity_of(const DistributedGraph& graph, const Options& options) {
     for (auto& [name, value] : oracle) value = value.detach().set_requires_grad(true);
     const at::Tensor z_Nr = dense_z(dense_gnn(config, a_NN, e_ND, oracle), a_NN);
     at::Tensor loss = at::zeros({}, at::kDouble), expected_Ar, weight_Ar;
-    for (int rank = 0; rank < world().size(); ++rank) {
+    for (int rank = 0; rank < world.size(); ++rank) {
       const auto anchors = anchors_of(rank, nodes, seed);
       const at::Tensor rows_Ar = z_Nr.index_select(0, at::tensor(anchors, at::kLong));
       const at::Tensor w_Ar = normal(rows_Ar.sizes(), seed, "loss" + std::to_string(rank));
       loss = loss + (rows_Ar * w_Ar).sum();
-      if (rank == world().rank()) expected_Ar = rows_Ar.detach(), weight_Ar = w_Ar;
+      if (rank == world.rank()) expected_Ar = rows_Ar.detach(), weight_Ar = w_Ar;
     }
     torch::autograd::backward({loss}, {});
 
-    const auto anchors = anchors_of(world().rank(), nodes, seed);
+    const auto anchors = anchors_of(world.rank(), nodes, seed);
     const std::vector<std::uint8_t> known(anchors.size(), 0);
     const AnchorRows rows = stage.forward(options.view, anchors, known);
     if (step == 0) parity.forward = difference(rows.z_Mr.detach(), expected_Ar);
-    at::Tensor(rows.z_Mr).mutable_grad() = weight_Ar;
+    at::Tensor(rows.z_Mr).mutable_grad() = weight_Ar.to(device);
     const EmbeddingGradient gradient = stage.backward();
     at::Tensor own_nD = at::empty_like(table.weight_nD);
     gradient.rows(0, own_nD.size(0), own_nD);
@@ -109,7 +113,7 @@ Parity parity_of(const DistributedGraph& graph, const Options& options) {
     double worst = difference(own_nD, graph.own_rows(gradient_of(e_ND)));
     for (const Parameter& p : gnn->parameters()) {
       at::Tensor total = gradient_of(p.value).clone();
-      world().all_reduce(total, ReduceOp::sum, Traffic::control).wait();
+      world.all_reduce(total, ReduceOp::sum, Traffic::control).wait();
       p.value.mutable_grad() = total;
       worst = std::max(worst, difference(total, gradient_of(oracle.at(p.name))));
     }
@@ -125,7 +129,7 @@ Parity parity_of(const DistributedGraph& graph, const Options& options) {
   for (const Parameter& p : gnn->parameters())
     parity.stepped = std::max(parity.stepped, difference(p.value.detach(), oracle.at(p.name)));
   at::Tensor worst = at::tensor({parity.forward, parity.gradient, parity.stepped}, at::kDouble);
-  world().all_reduce(worst, ReduceOp::max, Traffic::control).wait();
+  world.all_reduce(worst, ReduceOp::max, Traffic::control).wait();
   return {worst[0].item<double>(), worst[1].item<double>(), worst[2].item<double>()};
 }
 
@@ -148,16 +152,17 @@ std::vector<GnnConfig> all_gnns(bool hubs) {
   return all;
 }
 
-class GnnParity : public ::testing::TestWithParam<std::tuple<std::string, CutKind>> {};
+class GnnParity : public OnSettingWith<std::string, CutKind> {};
 
 TEST_P(GnnParity, EqualsTheDenseForm) {
-  const auto& [division, kind] = GetParam();
+  const std::string& division = parameter<0>();
+  const CutKind kind = parameter<1>();
   const DistributedGraph graph(division, kind,
                                Planted{.users = 26, .items = 18, .interactions = 150}, 3);
   const auto views = graph.views();
   for (const GnnConfig& config : all_gnns(graph.shard().hub_count() > 0)) {
     for (const CutView& view : {views.front(), views.back()}) {
-      const Parity parity = parity_of(graph, {config, view, 11});
+      const Parity parity = parity_of(job(), graph, {config, view, 11});
       EXPECT_TRUE(holds(parity)) << describe(config) << ", without groups " << view.drop_begin
                                  << " to " << view.drop_end << ": forward " << parity.forward
                                  << ", gradients " << parity.gradient << ", after steps "
@@ -167,13 +172,9 @@ TEST_P(GnnParity, EqualsTheDenseForm) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Graph, GnnParity,
-                         ::testing::Combine(::testing::ValuesIn(kAllDivisions),
-                                            ::testing::Values(CutKind::fold, CutKind::window,
-                                                              CutKind::none)),
-                         [](const auto& info) {
-                           return case_name(std::get<0>(info.param)) + "_" +
-                                  to_string(std::get<1>(info.param));
-                         });
+                         ::testing::Combine(kEverySetting, ::testing::ValuesIn(kAllDivisions),
+                                            kEveryCut),
+                         name_of_division);
 
 at::Tensor tensor_of(const nlohmann::json& values) {
   if (!values.front().is_array()) return at::tensor(values.get<std::vector<double>>(), at::kDouble);
@@ -183,7 +184,9 @@ at::Tensor tensor_of(const nlohmann::json& values) {
 }
 
 // Outputs computed edge by edge in NumPy (tests/golden/make_gnn_golden.py).
-TEST(GnnGolden, OutputsEqualNumPys) {
+class GnnGolden : public OnSetting {};
+
+TEST_P(GnnGolden, OutputsEqualNumPys) {
   const nlohmann::json golden = read_json("tests/golden/gnn.json");
   RawRatings raw;
   const auto add = [&](const nlohmann::json& pair, float rating) {
@@ -202,7 +205,7 @@ TEST(GnnGolden, OutputsEqualNumPys) {
                            .hidden = type == "lightgcn" ? 0 : golden["hidden"].get<std::int64_t>(),
                            .heads = type == "gat" ? golden["heads"].get<std::int64_t>() : 1,
                            .rank = golden["rank"]};
-    const auto gnn = make_gnn(config, e_ND.size(1), at::kDouble, 1);
+    const auto gnn = make_gnn(config, e_ND.size(1), at::dtype(at::kDouble).device(device()), 1);
     EXPECT_EQ(gnn->parameters().size(), values["weights"].size()) << type;
     for (const Parameter& p : gnn->parameters()) {
       const at::Tensor weight = tensor_of(values["weights"].at(p.name));
@@ -210,10 +213,12 @@ TEST(GnnGolden, OutputsEqualNumPys) {
       p.value.detach().copy_(weight);
     }
     const LayerPlans plans(static_cast<std::size_t>(gnn->layers()), plan.get());
-    const at::Tensor g_nr = gnn->forward(plans, world(), graph.own_rows(e_ND), false);
+    const at::Tensor g_nr = gnn->forward(plans, world(), here(graph.own_rows(e_ND)), false);
     EXPECT_LT(difference(g_nr, graph.own_rows(tensor_of(values["g"]))), 1e-12) << type;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, GnnGolden, kEverySettingAndPath, name_of_setting);
 
 /// A random bipartite graph and a division of it, from a seed and a size alone.
 struct RandomGraph {
@@ -262,9 +267,11 @@ struct RandomGraph {
   }
 };
 
-TEST(GnnProperty, RandomGraphsEqualTheDenseForm) {
+class GnnProperty : public OnSetting {};
+
+TEST_P(GnnProperty, RandomGraphsEqualTheDenseForm) {
   constexpr int kSeeds = 40;
-  const auto check = [](std::uint64_t seed, int size) {
+  const auto check = [&](std::uint64_t seed, int size) {
     RandomGraph random(seed, size);
     SplitMix64 choice(splitmix64(seed));
     const DistributedGraph graph(std::move(random.raw), random.division, CutKind::fold,
@@ -272,7 +279,8 @@ TEST(GnnProperty, RandomGraphsEqualTheDenseForm) {
     const auto gnns = all_gnns(graph.shard().hub_count() > 0);
     const auto views = graph.views();
     const GnnConfig config = gnns[choice.below(gnns.size())];
-    const Parity parity = parity_of(graph, {config, views[choice.below(views.size())], seed});
+    const Parity parity =
+        parity_of(job(), graph, {config, views[choice.below(views.size())], seed});
     return std::pair(holds(parity),
                      fmt::format("{} graph of {} nodes, {}: forward {}, gradients {}, steps {}",
                                  random.kind, graph.graph().nodes, describe(config), parity.forward,
@@ -293,6 +301,8 @@ TEST(GnnProperty, RandomGraphsEqualTheDenseForm) {
     ADD_FAILURE() << "seed " << seed << ", size " << size << ": " << smallest;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, GnnProperty, kEverySetting, name_of_setting);
 
 TEST(Frontier, ComputesOnlyWhatTheAnchorsNeed) {
   const DistributedGraph graph("metis", CutKind::none,

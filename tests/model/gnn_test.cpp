@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "support/dense_graph.hpp"
+#include "support/devices.hpp"
 #include "support/tiny_world.hpp"
 
 namespace graphlora::test {
@@ -14,7 +15,13 @@ namespace {
 
 constexpr std::int64_t kWidth = 12, kRank = 4, kLayers = 3;
 
-TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
+class LightGcn : public OnSetting {
+ protected:
+  /// Of the parameters.
+  at::TensorOptions options() const { return at::dtype(at::kDouble).device(device()); }
+};
+
+TEST_P(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
   const SharedDataset shared("user-time", 21, 15);
   PartitionConfig partition;
   partition.groups = 3;
@@ -28,12 +35,12 @@ TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
        {workspace.shard->cut().training_view(1), workspace.shard->cut().full_view()}) {
     const auto gnn =
         make_gnn({.type = "lightgcn", .layers = kLayers, .rank = kRank, .init = "random"}, kWidth,
-                 at::kDouble, 1);
+                 options(), 1);
     // The oracle: d_e wide, dense, on one process.
     const at::Tensor s_NN = dense_symmetric(dataset, workspace.shard->cut(), view);
     const at::Tensor e = e_ND.clone().set_requires_grad(true);
-    const at::Tensor w = gnn->parameters()[0].value.detach().clone().set_requires_grad(true);
-    const at::Tensor b = gnn->parameters()[1].value.detach().clone().set_requires_grad(true);
+    const at::Tensor w = gnn->parameters()[0].value.detach().cpu().clone().set_requires_grad(true);
+    const at::Tensor b = gnn->parameters()[1].value.detach().cpu().clone().set_requires_grad(true);
     at::Tensor layer = e, sum = e;
     for (std::int64_t k = 0; k < kLayers; ++k) sum = sum + (layer = at::mm(s_NN, layer));
     const at::Tensor g_Nr = at::linear(sum / (kLayers + 1), w, b);
@@ -41,11 +48,11 @@ TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
 
     const auto plan = workspace.shard->plan(view);
     const LayerPlans plans(kLayers, plan.get());
-    const at::Tensor own_g = gnn->forward(plans, world(), e_ND.index_select(0, owned), true);
+    const at::Tensor own_g = gnn->forward(plans, world(), here(e_ND.index_select(0, owned)), true);
     EXPECT_LT(relative_difference(in_node_order(workspace, own_g), g_Nr.detach()), 1e-12);
     EmbeddingGradient gradient;
-    gnn->backward(loss_Nr.index_select(0, owned), gradient);
-    at::Tensor rows = at::empty({owned.numel(), kWidth}, at::kDouble);
+    gnn->backward(here(loss_Nr.index_select(0, owned)), gradient);
+    at::Tensor rows = at::empty({owned.numel(), kWidth}, options());
     gradient.rows(0, owned.numel(), rows);
     EXPECT_LT(relative_difference(in_node_order(workspace, rows), e.grad()), 1e-12);
     for (const auto& [index, expected] : {std::pair(0, w.grad()), std::pair(1, b.grad())}) {
@@ -56,15 +63,15 @@ TEST(LightGcn, EqualsTheWideFormOnTheWholeGraph) {
   }
 }
 
-TEST(LightGcn, PcaStartsFromTheLeadingDirections) {
+TEST_P(LightGcn, PcaStartsFromTheLeadingDirections) {
   const SharedDataset shared("user-time", 21, 15);
   const Workspace workspace(job(), shared.path(), PartitionConfig{});
   const CutView view = workspace.shard->cut().full_view();
   const at::Tensor e_ND = random_tensor({workspace.dataset->nodes(), kWidth}, "e");
   const auto gnn = make_gnn({.type = "lightgcn", .layers = kLayers, .rank = kRank, .init = "pca"},
-                            kWidth, at::kDouble, 1);
+                            kWidth, options(), 1);
   gnn->initialize(*workspace.shard->plan(view), world(),
-                  e_ND.index_select(0, workspace.shard->owned()));
+                  here(e_ND.index_select(0, workspace.shard->owned())));
 
   const at::Tensor s_NN = dense_symmetric(*workspace.dataset, workspace.shard->cut(), view);
   at::Tensor layer = e_ND, sum = e_ND;
@@ -75,11 +82,13 @@ TEST(LightGcn, PcaStartsFromTheLeadingDirections) {
   // Variance that the neck keeps = the sum of the greatest squared singular values.
   const at::Tensor singular = std::get<1>(at::linalg_svd(centred, false));
   const double best = singular.slice(0, 0, kRank).square().sum().item<double>();
-  const at::Tensor g =
-      at::linear(x, gnn->parameters()[0].value.detach(), gnn->parameters()[1].value.detach());
+  const at::Tensor g = at::linear(x, gnn->parameters()[0].value.detach().cpu(),
+                                  gnn->parameters()[1].value.detach().cpu());
   EXPECT_NEAR(g.square().sum().item<double>(), best, 1e-9 * best);
   EXPECT_LT(g.mean(0).abs().max().item<double>(), 1e-10);
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, LightGcn, kEverySettingAndPath, name_of_setting);
 
 TEST(Gnn, UnknownTypesAreRefusedByName) {
   EXPECT_EQ(make_gnn({.type = "none"}, 8, at::kDouble, 1), nullptr);

@@ -188,13 +188,13 @@ TEST(GraphLora, LastLayerAtTheScoredTokensEqualsTheFullOne) {
   const Decoder decoder(config, whole, nullptr, weights, model->adapters(), rotary);
   const Pack pack = pack_of(random_examples({9, 31}, 11));
   const at::Tensor z = at::randn({4, 4}, at::kDouble), last = pack.last_token_S;
-  DecoderInputs inputs;
-  inputs.segments = pack.segments;
+  const std::vector<std::int64_t> scored{last[0].item<std::int64_t>(),
+                                         last[1].item<std::int64_t>()};
+  DecoderInputs inputs{pack.segments, {pack.segments, scored}, last};
   inputs.all = {pack.streams_T, pack.positions_T, pack.anchor_token_A, z};
   inputs.dropout = {0.2, 1, 1};
   inputs.scored = {pack.streams_T.index_select(0, last), pack.positions_T.index_select(0, last),
                    at::empty({0}, at::kLong), z.narrow(0, 0, 0)};
-  inputs.scored_token_S = {last[0].item<std::int64_t>(), last[1].item<std::int64_t>()};
   const at::Tensor x = at::randn({40, config.hidden_size}, at::kDouble).requires_grad_(true),
                    w = at::randn({2, config.hidden_size}, at::kDouble);
   const at::Tensor full = decoder.layer(2, x, inputs).index_select(0, last),

@@ -5,7 +5,7 @@
 
 #include "gradient_check.hpp"
 #include "llm_fixture.hpp"
-#include "support/rank_main.hpp"
+#include "support/devices.hpp"
 
 namespace graphlora {
 namespace {
@@ -141,11 +141,10 @@ std::int64_t begin_of(std::int64_t count, int size, int rank) {
   return std::min<std::int64_t>(count, rank * (count / size + 1));
 }
 
-/// One linear, whole and split over all ranks, with everything that can be in it.
-class SplitLinear : public ::testing::Test {
+/// One linear, whole on the CPU and split over all ranks, with everything that can be in it.
+class SplitLinear : public test::OnSetting {
  protected:
   static constexpr std::int64_t kTokens = 9, kRank = 3;
-  static Communicator& ranks() { return test::world(); }
 
   /// Two adapted slices that share one input (as q and v do), or one.
   void build(std::int64_t inputs, std::int64_t outputs, int slices) {
@@ -160,20 +159,32 @@ class SplitLinear : public ::testing::Test {
     w = at::randn({kTokens, outputs}, at::kDouble);
     dropout = {{0.3, 5, 6}, 2, InputGroup::o, at::arange(kTokens) + 100, at::arange(kTokens)};
   }
-  Injection injection() const {
-    return {z, lambda_lora, lambda_gnn, at::tensor({2, 7}, at::kLong), {}};
+  /// Of these three leaves, which say where.
+  static Injection injection(const at::Tensor& z, const at::Tensor& lambda_lora,
+                             const at::Tensor& lambda_gnn) {
+    return {z, lambda_lora, lambda_gnn, at::tensor({2, 7}, at::kLong).to(z.device()), {}};
+  }
+  AdapterDropout dropout_here() const {
+    AdapterDropout moved = dropout;
+    moved.streams_T = here(dropout.streams_T);
+    moved.positions_T = here(dropout.positions_T);
+    return moved;
   }
   static std::vector<at::Tensor> gradients(const at::Tensor& y, const at::Tensor& weights,
                                            const std::vector<at::Tensor>& leaves) {
     return torch::autograd::grad({(y * weights).sum()}, leaves);
   }
-  static at::Tensor part(const at::Tensor& tensor, std::int64_t dim, std::int64_t begin,
-                         std::int64_t end) {
-    return tensor.detach().narrow(dim, begin, end - begin).clone().requires_grad_(true);
+  /// A leaf of its own on the test's device.
+  at::Tensor leaf_here(const at::Tensor& tensor) const {
+    return here(tensor.detach()).clone().requires_grad_(true);
+  }
+  at::Tensor part(const at::Tensor& tensor, std::int64_t dim, std::int64_t begin,
+                  std::int64_t end) const {
+    return leaf_here(tensor.narrow(dim, begin, end - begin));
   }
   static void expect_close(const at::Tensor& have, const at::Tensor& want, const char* what) {
     ASSERT_EQ(have.sizes(), want.sizes()) << what;
-    EXPECT_LT(relative_error(have, want), 1e-13) << what;
+    EXPECT_LT(relative_error(have.cpu(), want), 1e-13) << what;
   }
 
   at::Tensor x, weight, bias, residual, a, b, z, w;
@@ -182,64 +193,72 @@ class SplitLinear : public ::testing::Test {
   AdapterDropout dropout;
 };
 
-TEST_F(SplitLinear, ByColumns) {
+TEST_P(SplitLinear, ByColumns) {
   const std::int64_t first = 11, second = 7;  // outputs of the two slices
   build(13, first + second, 2);
-  const at::Tensor y = lora_linear(
-      x, {weight, bias}, {}, {a, b, {{0, first}, {first, second}}, 1.7}, injection(), dropout);
+  const at::Tensor y =
+      lora_linear(x, {weight, bias}, {}, {a, b, {{0, first}, {first, second}}, 1.7},
+                  injection(z, lambda_lora, lambda_gnn), dropout);
   const auto want = gradients(y, w, {x, a, z, lambda_lora, lambda_gnn, b});
 
-  const int size = ranks().size(), rank = ranks().rank();
+  const int size = world().size(), rank = world().rank();
   const std::int64_t f0 = begin_of(first, size, rank), f1 = begin_of(first, size, rank + 1),
                      s0 = first + begin_of(second, size, rank),
                      s1 = first + begin_of(second, size, rank + 1);
   const auto rows = [&](const at::Tensor& t) {
     return at::cat({t.narrow(0, f0, f1 - f0), t.narrow(0, s0, s1 - s0)}).detach();
   };
-  const at::Tensor b_part = rows(b).requires_grad_(true);
+  const std::vector<at::Tensor> leaves{leaf_here(x),          leaf_here(a),
+                                       leaf_here(z),          leaf_here(lambda_lora),
+                                       leaf_here(lambda_gnn), leaf_here(rows(b))};
   const at::Tensor y_part =
-      lora_linear(x, {rows(weight), rows(bias), SplitBy::column, &ranks()}, {},
-                  {a, b_part, {{0, f1 - f0}, {f1 - f0, s1 - s0}}, 1.7}, injection(), dropout);
+      lora_linear(leaves[0], {here(rows(weight)), here(rows(bias)), SplitBy::column, &world()}, {},
+                  {leaves[1], leaves[5], {{0, f1 - f0}, {f1 - f0, s1 - s0}}, 1.7},
+                  injection(leaves[2], leaves[3], leaves[4]), dropout_here());
   expect_close(y_part, rows(y.t()).t(), "y");
-  const auto have = gradients(y_part, rows(w.t()).t(), {x, a, z, lambda_lora, lambda_gnn, b_part});
+  const auto have = gradients(y_part, here(rows(w.t()).t()), leaves);
   const char* names[] = {"x", "a", "z", "lambda_lora", "lambda_gnn"};
   for (std::size_t i = 0; i < 5; ++i) expect_close(have[i], want[i], names[i]);
   expect_close(have[5], rows(want[5]), "b");
 }
 
-TEST_F(SplitLinear, ByRows) {
+TEST_P(SplitLinear, ByRows) {
   const std::int64_t inputs = 300;  // the parts begin inside of a block of dropout bits
   build(inputs, 10, 1);
-  const at::Tensor y =
-      lora_linear(x, {weight, bias}, residual, {a, b, {{0, 10}}, 1.7}, injection(), dropout);
+  const at::Tensor y = lora_linear(x, {weight, bias}, residual, {a, b, {{0, 10}}, 1.7},
+                                   injection(z, lambda_lora, lambda_gnn), dropout);
   const auto want = gradients(y, w, {x, a, b, z, lambda_lora, lambda_gnn, residual});
 
-  const std::int64_t begin = begin_of(inputs, ranks().size(), ranks().rank()),
-                     end = begin_of(inputs, ranks().size(), ranks().rank() + 1);
-  const at::Tensor x_part = part(x, 1, begin, end), a_part = part(a, 1, begin, end);
+  const std::int64_t begin = begin_of(inputs, world().size(), world().rank()),
+                     end = begin_of(inputs, world().size(), world().rank() + 1);
+  const std::vector<at::Tensor> leaves{
+      part(x, 1, begin, end), part(a, 1, begin, end), leaf_here(b),       leaf_here(z),
+      leaf_here(lambda_lora), leaf_here(lambda_gnn),  leaf_here(residual)};
   const at::Tensor y_whole = lora_linear(
-      x_part, {part(weight, 1, begin, end).detach(), bias, SplitBy::row, &ranks(), begin}, residual,
-      {a_part, b, {{0, 10}}, 1.7}, injection(), dropout);
+      leaves[0], {part(weight, 1, begin, end).detach(), here(bias), SplitBy::row, &world(), begin},
+      leaves[6], {leaves[1], leaves[2], {{0, 10}}, 1.7}, injection(leaves[3], leaves[4], leaves[5]),
+      dropout_here());
   expect_close(y_whole, y, "y");
-  const auto have =
-      gradients(y_whole, w, {x_part, a_part, b, z, lambda_lora, lambda_gnn, residual});
+  const auto have = gradients(y_whole, here(w), leaves);
   expect_close(have[0], want[0].narrow(1, begin, end - begin), "x");
   expect_close(have[1], want[1].narrow(1, begin, end - begin), "a");
   const char* names[] = {"b", "z", "lambda_lora", "lambda_gnn", "residual"};
   for (std::size_t i = 0; i < 5; ++i) expect_close(have[i + 2], want[i + 2], names[i]);
 }
 
-TEST_F(SplitLinear, WithoutAdapters) {
+TEST_P(SplitLinear, WithoutAdapters) {
   build(13, 12, 1);
   const auto want = gradients(lora_linear(x, {weight, bias}, {}, {}, {}, {}), w, {x});
-  const std::int64_t begin = begin_of(12, ranks().size(), ranks().rank()),
-                     end = begin_of(12, ranks().size(), ranks().rank() + 1);
-  const at::Tensor y = lora_linear(x,
-                                   {weight.narrow(0, begin, end - begin),
-                                    bias.narrow(0, begin, end - begin), SplitBy::column, &ranks()},
-                                   {}, {}, {}, {});
-  expect_close(gradients(y, w.narrow(1, begin, end - begin), {x})[0], want[0], "x");
+  const std::int64_t begin = begin_of(12, world().size(), world().rank()),
+                     end = begin_of(12, world().size(), world().rank() + 1);
+  const auto slice = [&](const at::Tensor& t) { return here(t.narrow(0, begin, end - begin)); };
+  const at::Tensor own = leaf_here(x);
+  const at::Tensor y =
+      lora_linear(own, {slice(weight), slice(bias), SplitBy::column, &world()}, {}, {}, {}, {});
+  expect_close(gradients(y, here(w.narrow(1, begin, end - begin)), {own})[0], want[0], "x");
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, SplitLinear, test::kEverySettingAndPath, test::name_of_setting);
 
 }  // namespace
 }  // namespace graphlora

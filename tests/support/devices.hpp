@@ -1,10 +1,15 @@
 // Tests that are written once and run on the CPU and on a GPU. Without a GPU the latter are
 // SKIPPED, with the reason, never passed.
 #pragma once
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <optional>
 #include <string>
+#include <tuple>
 
+#include "core/device_loop.hpp"
 #include "dist/device.hpp"
 #include "dist/nccl_communicator.hpp"
 #include "support/rank_main.hpp"
@@ -50,12 +55,15 @@ class OnDevice : public ::testing::TestWithParam<at::DeviceType> {
 struct Setting {
   at::DeviceType device;
   const char* comm;
+  bool device_path = false;  ///< on the CPU by the device path (core/device_loop.hpp)
 };
 inline constexpr std::array kSettings{Setting{at::kCPU, "mpi"}, Setting{at::kCUDA, "mpi"},
                                       Setting{at::kCUDA, "nccl"}};
+inline constexpr Setting kDevicePathOnCpu{at::kCPU, "mpi", true};
 /// "cuda_nccl" and so on: names of tests.
 inline std::string setting_name(const Setting& setting) {
-  return c10::DeviceTypeName(setting.device, /*lower_case=*/true) + "_" + setting.comm;
+  return std::string(c10::DeviceTypeName(setting.device, /*lower_case=*/true)) + "_" +
+         (setting.device_path ? "device_path_" : "") + setting.comm;
 }
 
 /// Why tests can't run so; empty: they can. Collective.
@@ -77,27 +85,90 @@ inline std::ostream& operator<<(std::ostream& out, const Setting& setting) {
   return out << setting_name(setting);
 }
 
-/// Parameters of a suite over settings.
+/// Parameters of a suite over settings. Those with the CPU's device path are for quick suites,
+/// which expect what they work out by other means or what one rank finds by the same path.
 inline const auto kEverySetting = ::testing::ValuesIn(kSettings);
+inline const auto kEverySettingAndPath =
+    ::testing::Values(kSettings[0], kDevicePathOnCpu, kSettings[1], kSettings[2]);
 inline std::string name_of_setting(const ::testing::TestParamInfo<Setting>& info) {
   return setting_name(info.param);
 }
 
-/// Fixture of tests over settings, as OnDevice is of those over devices.
-class OnSetting : public ::testing::TestWithParam<Setting> {
+/// What the fixtures over settings have. Inside of a test its job() and world() hide those of the
+/// test executable, which stay what the harness talks over: MPI, CPU tensors.
+class InSetting {
  protected:
-  void SetUp() override {
-    if (const std::string reason = why_not(GetParam()); !reason.empty()) GTEST_SKIP() << reason;
-    world_ = make_mpi_world();
-    if (std::string_view(GetParam().comm) == "nccl")
-      world_ = make_nccl_communicator(world_, device());
+  /// This rank's device, and all ranks, in the same order as in test::world().
+  Job& job() const { return *slot()->job; }
+  Communicator& world() const { return *job().world(); }
+  at::Device device() const { return job().device(); }
+  /// The tensor on the test's device.
+  at::Tensor here(const at::Tensor& tensor) const { return tensor.to(device()); }
+  /// What equal computations may differ by, relatively, in fp64: ATen's scatters on a GPU add in no
+  /// fixed order.
+  double repeat_tolerance() const { return device().is_cpu() ? 0 : 1e-8; }
+
+  /// Why this setting can't be had; empty: it is the test's from here on. Collective.
+  std::string enter(const Setting& setting) {
+    if (std::string reason = why_not(setting); !reason.empty()) return reason;
+    // Starting NCCL takes a while: consecutive tests of a suite share what they talk over.
+    if (!slot() || slot()->name != setting_name(setting)) {
+      slot().reset();
+      const at::Device device = device_of(setting.device);
+      std::shared_ptr<Communicator> over = make_mpi_world();
+      if (device.is_cuda()) c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
+      if (std::string_view(setting.comm) == "nccl") over = make_nccl_communicator(over, device);
+      slot().emplace(Entered{setting_name(setting), std::make_unique<Job>(over, device)});
+    }
+    if (setting.device_path) path_.emplace();
+    return "";
   }
-  at::Device device() const { return device_of(GetParam().device); }
-  /// All ranks, in the same order as test::world().
-  std::shared_ptr<Communicator> over() const { return world_; }
+  static void leave() { slot().reset(); }
 
  private:
-  std::shared_ptr<Communicator> world_;
+  struct Entered {
+    std::string name;
+    std::unique_ptr<Job> job;
+  };
+  static std::optional<Entered>& slot() {
+    static std::optional<Entered> entered;
+    return entered;
+  }
+  std::optional<DevicePathOnCpu> path_;
+};
+
+/// Fixture of tests over settings, as OnDevice is of those over devices.
+class OnSetting : public ::testing::TestWithParam<Setting>, protected InSetting {
+ public:
+  static void TearDownTestSuite() { leave(); }
+
+ protected:
+  void SetUp() override {
+    if (const std::string reason = enter(GetParam()); !reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+/// The same for suites with parameters of their own behind the setting:
+///
+///   class Halo : public test::OnSettingWith<std::string> {};  // its own: parameter<0>()
+///   INSTANTIATE_TEST_SUITE_P(Graph, Halo, Combine(test::kEverySetting, Values("metis", …)), …);
+///
+/// The setting comes first, so that its tests follow each other.
+template <class... Own>
+class OnSettingWith : public ::testing::TestWithParam<std::tuple<Setting, Own...>>,
+                      protected InSetting {
+ public:
+  static void TearDownTestSuite() { InSetting::leave(); }
+
+ protected:
+  void SetUp() override {
+    if (const std::string reason = this->enter(std::get<0>(this->GetParam())); !reason.empty())
+      GTEST_SKIP() << reason;
+  }
+  template <std::size_t I>
+  const auto& parameter() const {
+    return std::get<I + 1>(this->GetParam());
+  }
 };
 
 }  // namespace graphlora::test

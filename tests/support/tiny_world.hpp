@@ -129,11 +129,11 @@ inline at::Tensor in_node_order(const Workspace& workspace, const at::Tensor& ro
   return result;
 }
 
-/// Largest |a − b| over the largest |b|.
+/// Largest |a − b| over the largest |b|, of tensors on any device.
 inline double relative_difference(const at::Tensor& a, const at::Tensor& b) {
   if (a.numel() == 0) return b.numel() == 0 ? 0 : 1;
   const double scale = b.abs().max().item<double>();
-  return (a - b).abs().max().item<double>() / (scale > 0 ? scale : 1);
+  return (a.cpu() - b.cpu()).abs().max().item<double>() / (scale > 0 ? scale : 1);
 }
 
 }  // namespace graphlora::test

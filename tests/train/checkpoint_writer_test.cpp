@@ -6,11 +6,13 @@
 
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/file_hook.hpp"
+#include "support/devices.hpp"
 #include "training_run.hpp"
 
 namespace graphlora::test {
@@ -26,17 +28,20 @@ class Hook {
   Hook& operator=(const Hook&) = delete;
 };
 
-class CheckpointWriterTest : public ::testing::Test {
+class CheckpointWriterTest : public OnSetting {
  protected:
   void SetUp() override {
-    workspace_ = std::make_unique<Workspace>(job(), shared_.path(), PartitionConfig{});
+    OnSetting::SetUp();
+    if (IsSkipped()) return;
+    shared_.emplace();
+    workspace_ = std::make_unique<Workspace>(job(), shared_->path(), PartitionConfig{});
     model_ =
         std::make_unique<Recommender>(job(), *workspace_, kTinyLlama, tiny_model_config(),
                                       tiny_embeddings(*workspace_, kWidth, at::kDouble), false);
     optimizer_ = std::make_unique<Optimizer>(model_->parameters(), OptimizerConfig{});
   }
-  fs::path output() const { return shared_.directory() / "out"; }
-  static bool root() { return world().rank() == 0; }
+  fs::path output() const { return shared_->directory() / "out"; }
+  static bool root() { return test::world().rank() == 0; }
 
   /// Every value of the model.
   void fill(double value) {
@@ -92,13 +97,13 @@ class CheckpointWriterTest : public ::testing::Test {
     return names;
   }
 
-  const SharedDataset shared_;
+  std::optional<SharedDataset> shared_;
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<Recommender> model_;
   std::unique_ptr<Optimizer> optimizer_;
 };
 
-TEST_F(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
+TEST_P(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
   CheckpointWriter writer(job(), world(), {output(), 0});
   start(writer, 1, /*best=*/1);
   fill(99);
@@ -129,7 +134,7 @@ TEST_F(CheckpointWriterTest, HoldsWhatTheModelWasWhenItStarted) {
                                    "manifest.json", "embeddings-00000-of-00001.safetensors"}));
 }
 
-TEST_F(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {
+TEST_P(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {
   CheckpointWriter writer(job(), world(), {output(), 2});
   for (std::int64_t step = 1; step <= 5; ++step) start(writer, step, step < 2 ? -1 : 2);
   writer.finish();
@@ -140,7 +145,7 @@ TEST_F(CheckpointWriterTest, OneAtATimeAndTheNewestAreKept) {
 }
 
 /// One rank's disk is full: all ranks go on, one says why, nothing is left, the next save works.
-TEST_F(CheckpointWriterTest, AFailureOfOneRankFailsTheSaveOnAll) {
+TEST_P(CheckpointWriterTest, AFailureOfOneRankFailsTheSaveOnAll) {
   EXPECT_TRUE(save(output(), 1));
   const bool full = world().rank() == world().size() - 1;
   CheckpointWriter writer(job(), world(), {output(), 0});
@@ -171,7 +176,7 @@ TEST_F(CheckpointWriterTest, AFailureOfOneRankFailsTheSaveOnAll) {
   EXPECT_EQ(resumed_step(output()), 3);
 }
 
-TEST_F(CheckpointWriterTest, WhatStandsInTheWayFailsTheSave) {
+TEST_P(CheckpointWriterTest, WhatStandsInTheWayFailsTheSave) {
   EXPECT_TRUE(save(output(), 1));
   if (root()) write_file(output() / "step-000002", "mine");
   world().barrier();
@@ -182,7 +187,7 @@ TEST_F(CheckpointWriterTest, WhatStandsInTheWayFailsTheSave) {
 }
 
 /// The lock went to another run.
-TEST_F(CheckpointWriterTest, AFailedCheckPublishesNothing) {
+TEST_P(CheckpointWriterTest, AFailedCheckPublishesNothing) {
   CheckpointWriter writer(job(), world(), {output(), 0, [] { throw DataError("taken"); }});
   start(writer, 1);
   writer.finish();
@@ -192,7 +197,7 @@ TEST_F(CheckpointWriterTest, AFailedCheckPublishesNothing) {
   EXPECT_TRUE(!fs::exists(output()) || fs::is_empty(output()));
 }
 
-TEST_F(CheckpointWriterTest, LeftUnfinishedItLeavesNothing) {
+TEST_P(CheckpointWriterTest, LeftUnfinishedItLeavesNothing) {
   EXPECT_TRUE(save(output(), 1));
   {
     CheckpointWriter writer(job(), world(), {output(), 0});
@@ -209,16 +214,16 @@ TEST_F(CheckpointWriterTest, LeftUnfinishedItLeavesNothing) {
 constexpr std::int64_t kKeep = 1;
 
 /// Each file operation of a save fails in turn.
-TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
+TEST_P(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
   if (world().size() > 1) GTEST_SKIP() << "of one process";
-  const fs::path base = shared_.directory() / "base";
+  const fs::path base = shared_->directory() / "base";
   ASSERT_TRUE(save(base, 1, 0, /*best=*/1));
   ASSERT_TRUE(save(base, 2, 0, 1));
   int failures = 0, late = 0;
   bool reached = true;
   for (int at = 0; reached; ++at) {
     SCOPED_TRACE(at);
-    const fs::path where = shared_.directory() / fmt::format("fail-{}", at);
+    const fs::path where = shared_->directory() / fmt::format("fail-{}", at);
     fs::copy(base, where, fs::copy_options::recursive);
     int seen = 0;
     bool saved = false;
@@ -251,9 +256,9 @@ TEST_F(CheckpointWriterTest, AFailureAnywhereLeavesAWholeStep) {
 /// The process ends before each file operation of a save: by kill (what it wrote is there) or by a
 /// loss of power (what was not synced is cut). And no name is given to what was not synced, so that
 /// no order in which a disk writes can lose a step.
-TEST_F(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
+TEST_P(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
   if (world().size() > 1) GTEST_SKIP() << "of one process";
-  const fs::path where = shared_.directory() / "run", images = shared_.directory() / "images";
+  const fs::path where = shared_->directory() / "run", images = shared_->directory() / "images";
   ASSERT_TRUE(save(where, 1, 0, /*best=*/1));
   ASSERT_TRUE(save(where, 2, 0, 1));
   int count = 0, cut_files = 0;
@@ -316,6 +321,8 @@ TEST_F(CheckpointWriterTest, AnEndAnywhereLeavesAWholeStep) {
   EXPECT_GT(best_found[1], found[2]);  // some ended between LATEST and BEST
   EXPECT_GT(best_found[3], 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, CheckpointWriterTest, kEverySetting, name_of_setting);
 
 }  // namespace
 }  // namespace graphlora::test

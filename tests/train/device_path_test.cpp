@@ -1,23 +1,24 @@
-// Training by the device path is training by the CPU's kernels, in fp64, at any number of ranks.
-#include "support/device_path.hpp"
+// Training by the device path, on the CPU and on GPUs, over MPI and NCCL, is training by the CPU's
+// kernels, in fp64, at any number of ranks.
+#include <optional>
 
+#include "support/devices.hpp"
 #include "training_run.hpp"
 
 namespace graphlora::test {
 namespace {
 
-class TrainDevicePath : public OnDevicePath {
+class TrainDevicePath : public OnSetting {
  protected:
   /// Steps, what they leave behind and scores on both.
   void expect_same_training(const ModelConfig& model, const TrainConfig& config) const {
     const SharedDataset shared;
     PartitionConfig partition;
     partition.groups = 3;
-    const Outcome expected = run(job(), shared.path(), partition, model, config);
-    Job there(job().world(), device());
-    const Outcome found =
-        on_path([&] { return run(there, shared.path(), partition, model, config); });
-    expect_same(found, expected);
+    const Outcome expected = run(test::job(), shared.path(), partition, model, config);
+    std::optional<DevicePathOnCpu> path;
+    if (device().is_cpu()) path.emplace();
+    expect_same(run(job(), shared.path(), partition, model, config), expected);
   }
 };
 
@@ -53,7 +54,7 @@ TEST_P(TrainDevicePath, OfTheAdaptersAlone) {
   expect_same_training(model, tiny_train_config());
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, TrainDevicePath, kDevices, device_name);
+INSTANTIATE_TEST_SUITE_P(Over, TrainDevicePath, kEverySetting, name_of_setting);
 
 }  // namespace
 }  // namespace graphlora::test

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "support/devices.hpp"
 #include "support/tiny_world.hpp"
 #include "training_run.hpp"
 
@@ -20,9 +21,11 @@ std::vector<std::int64_t> mixed_rows(const Dataset& dataset) {
   return order;
 }
 
+class ScoreRows : public OnSetting {};
+
 /// Shared beginnings change no score and no place in the result, on any grid, however few tokens a
 /// pack may hold.
-TEST(ScoreRows, SharedPrefixesChangeNoScore) {
+TEST_P(ScoreRows, SharedPrefixesChangeNoScore) {
   const SharedDataset shared;
   const int ranks = world().size();
   for (const char* precision : {"fp64", "fp32"}) {
@@ -49,6 +52,8 @@ TEST(ScoreRows, SharedPrefixesChangeNoScore) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, ScoreRows, kEverySetting, name_of_setting);
 
 }  // namespace
 }  // namespace graphlora::test

@@ -2,11 +2,13 @@
 // columns.
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <set>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
+#include "support/devices.hpp"
 #include "train/embedding_store.hpp"
 #include "train/peft_adapter.hpp"
 #include "training_run.hpp"
@@ -71,27 +73,30 @@ void write_family(const std::filesystem::path& directory, const std::string& fam
   write_safetensors(directory / "model.safetensors", tensors, {{"format", "pt"}});
 }
 
-class Grid : public ::testing::TestWithParam<const char*> {
+class Grid : public OnSettingWith<const char*> {
  protected:
   void SetUp() override {
     if (tensor_sizes().empty()) GTEST_SKIP() << "the ranks of this run cannot share a replica";
-    llm_ = shared_.directory() / "llm";
+    OnSettingWith::SetUp();
+    if (IsSkipped()) return;
+    shared_.emplace();
+    llm_ = shared_->directory() / "llm";
     job().agree([&] {
-      if (world().rank() == 0) write_family(llm_, GetParam());
+      if (world().rank() == 0) write_family(llm_, parameter<0>());
     });
   }
   /// All ranks, in every way to share them, against this one alone.
   void expect_equal(const ModelConfig& model, const TrainConfig& config) {
     PartitionConfig partition;
     partition.groups = 3;
-    const Outcome one = run_alone(shared_.path(), partition, model, config, llm_);
+    const Outcome one = run_alone(shared_->path(), partition, model, config, llm_);
     for (const int t : tensor_sizes()) {
       SCOPED_TRACE(fmt::format("T = {}", t));
       world().barrier();
-      expect_same(run(job(), shared_.path(), partition, model, config, {llm_, t}), one);
+      expect_same(run(job(), shared_->path(), partition, model, config, {llm_, t}), one);
     }
   }
-  const SharedDataset shared_;
+  std::optional<SharedDataset> shared_;
   std::filesystem::path llm_;
 };
 
@@ -123,13 +128,13 @@ TEST_P(Grid, SharedPrefixes) {
   config.batch_size = 15;
   config.block = 5;
   config.shared_prefix = false;
-  const Outcome plain = run_alone(shared_.path(), partition, every_target(), config, llm_);
+  const Outcome plain = run_alone(shared_->path(), partition, every_target(), config, llm_);
   config.shared_prefix = true;
   for (const int t : tensor_sizes()) {
     SCOPED_TRACE(fmt::format("T = {}", t));
     world().barrier();
     const Outcome together =
-        run(job(), shared_.path(), partition, every_target(), config, {llm_, t});
+        run(job(), shared_->path(), partition, every_target(), config, {llm_, t});
     expect_same(together, plain);
     std::int64_t saved = 0;
     for (const StepResult& step : together.steps) saved += step.tokens - step.computed_tokens;
@@ -144,14 +149,22 @@ TEST_P(Grid, BatchesSmallerThanTheGrid) {
   expect_equal(every_target(), config);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Grid, ::testing::Values("llama", "mistral", "qwen2", "qwen3"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Families, Grid,
+                         ::testing::Combine(kEverySetting, ::testing::Values("llama", "mistral",
+                                                                             "qwen2", "qwen3")),
+                         [](const auto& info) {
+                           return setting_name(std::get<0>(info.param)) + "_" +
+                                  std::get<1>(info.param);
+                         });
 
-class SplitRun : public ::testing::Test {
+class SplitRun : public OnSetting {
  protected:
   void SetUp() override {
     if (tensor_sizes().empty()) GTEST_SKIP() << "the ranks of this run cannot share a replica";
-    workspace_ = std::make_unique<Workspace>(job(), shared_.path(), PartitionConfig{},
+    OnSetting::SetUp();
+    if (IsSkipped()) return;
+    shared_.emplace();
+    workspace_ = std::make_unique<Workspace>(job(), shared_->path(), PartitionConfig{},
                                              Reuse::same_cut, tensor_sizes().front());
   }
   std::unique_ptr<Recommender> make_model(const ModelConfig& config) {
@@ -165,14 +178,14 @@ class SplitRun : public ::testing::Test {
     randomize_b(*model);
     return model;
   }
-  const SharedDataset shared_;
+  std::optional<SharedDataset> shared_;
   std::unique_ptr<Workspace> workspace_;
 };
 
 /// The gradient table at T > 1: reducing a parameter over any other axis than its own trains
 /// something else. (Sliced ones have another shape on each rank of a group, so that the world is no
 /// axis for them.)
-TEST_F(SplitRun, EveryRowOfTheGradientTableMatters) {
+TEST_P(SplitRun, EveryRowOfTheGradientTableMatters) {
   TrainConfig config = tiny_train_config();
   config.optimizer.type = "sgd";
   config.clip = 0;
@@ -215,7 +228,7 @@ TEST_F(SplitRun, EveryRowOfTheGradientTableMatters) {
 }
 
 /// Bytes all-reduced for parameters are those of this rank's adapters, projector and GNN, no more.
-TEST_F(SplitRun, ParameterBytesAreThoseOfWhatIsTrained) {
+TEST_P(SplitRun, ParameterBytesAreThoseOfWhatIsTrained) {
   const auto model = make_model(every_target());
   const TrainConfig config = tiny_train_config();
   Stepper stepper(*model, config, kSteps);
@@ -233,7 +246,7 @@ TEST_F(SplitRun, ParameterBytesAreThoseOfWhatIsTrained) {
 
 /// What travels over the tensor axis in one forward and backward: two all-reduces of a layer's
 /// split outputs, two of its inputs' gradients, and the low-rank ones beside them.
-TEST_F(SplitRun, FourGroupedReductionsALayer) {
+TEST_P(SplitRun, FourGroupedReductionsALayer) {
   ModelConfig config = tiny_model_config();
   config.lora.targets.assign(kTargetNames.begin(), kTargetNames.end());
   const auto model = make_model(config);
@@ -252,16 +265,16 @@ TEST_F(SplitRun, FourGroupedReductionsALayer) {
 }
 
 /// A checkpoint loads on another grid, and what that one writes of it has the same bytes.
-TEST_F(SplitRun, CheckpointsAreTopologyFree) {
+TEST_P(SplitRun, CheckpointsAreTopologyFree) {
   const auto model = make_model(every_target());
   const TrainConfig config = tiny_train_config();
   Optimizer optimizer(model->parameters(), config.optimizer);
-  const auto output = shared_.directory() / "split";
+  const auto output = shared_->directory() / "split";
   save_now(job(), output, *model, optimizer);
 
   Job alone(std::shared_ptr<Communicator>(world().split(world().rank(), 0)));
   const TemporaryDirectory own;
-  std::filesystem::copy(shared_.path(), own / "dataset", std::filesystem::copy_options::recursive);
+  std::filesystem::copy(shared_->path(), own / "dataset", std::filesystem::copy_options::recursive);
   const Workspace workspace(alone, own / "dataset", PartitionConfig{});
   const auto whole = make_model(alone, workspace, every_target());
   Optimizer whole_optimizer(whole->parameters(), config.optimizer);
@@ -291,10 +304,10 @@ TEST_F(SplitRun, CheckpointsAreTopologyFree) {
 }
 
 /// A whole PEFT adapter loads into this grid's slices.
-TEST_F(SplitRun, AdaptersToStartFromAreSliced) {
+TEST_P(SplitRun, AdaptersToStartFromAreSliced) {
   const auto model = make_model(every_target());
   Optimizer optimizer(model->parameters(), tiny_train_config().optimizer);
-  const auto output = shared_.directory() / "peft";
+  const auto output = shared_->directory() / "peft";
   save_now(job(), output, *model, optimizer);
   const auto other = make_model(every_target());
   {
@@ -316,7 +329,7 @@ TEST_F(SplitRun, AdaptersToStartFromAreSliced) {
 }
 
 /// Replicated parameters that differ inside a tensor group stop a save.
-TEST_F(SplitRun, ADriftingReplicaIsNoticed) {
+TEST_P(SplitRun, ADriftingReplicaIsNoticed) {
   const auto model = make_model(tiny_model_config());
   if (workspace_->grid->tensor_rank() == 1) {
     const at::NoGradGuard guard;
@@ -327,7 +340,7 @@ TEST_F(SplitRun, ADriftingReplicaIsNoticed) {
 }
 
 /// Slices that differ from those of another replica, by the number of the rank in the world.
-TEST_F(SplitRun, ADriftingSliceIsNoticed) {
+TEST_P(SplitRun, ADriftingSliceIsNoticed) {
   const ProcessGrid& grid = *workspace_->grid;
   if (grid.replicas() == 1) GTEST_SKIP() << "needs four ranks";
   const auto model = make_model(tiny_model_config());
@@ -348,6 +361,8 @@ TEST_F(SplitRun, ADriftingSliceIsNoticed) {
             grid.tensor_rank() == 1)
       << message;
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, SplitRun, kEverySetting, name_of_setting);
 
 TEST(SplitErrors, MoreRanksThanGroups) {
   if (world().size() < 4) GTEST_SKIP() << "needs four ranks";

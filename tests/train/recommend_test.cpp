@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/error.hpp"
+#include "support/devices.hpp"
 #include "train/seen_items.hpp"
 #include "training_run.hpp"
 
@@ -52,7 +53,9 @@ Lists recommend(Job& on, const std::filesystem::path& data, int tensor_parallel)
   return lists;
 }
 
-TEST(Recommend, EveryGridGivesTheListsOfOneProcess) {
+class Recommend : public OnSetting {};
+
+TEST_P(Recommend, EveryGridGivesTheListsOfOneProcess) {
   const SharedDataset shared("user-time", 23, 29);
   Job alone(std::shared_ptr<Communicator>(world().split(world().rank(), 0)));
   Lists one;
@@ -81,6 +84,8 @@ TEST(Recommend, EveryGridGivesTheListsOfOneProcess) {
   }
   EXPECT_TRUE(reordered);  // the LLM ranks, not E
 }
+
+INSTANTIATE_TEST_SUITE_P(Over, Recommend, kEverySetting, name_of_setting);
 
 class Recommended : public ::testing::Test {
  protected:

@@ -128,7 +128,8 @@ inline void expect_same(const Outcome& many, const Outcome& one) {
     EXPECT_NEAR(many.scores[i], one.scores[i], 1e-6) << "row " << i;
 }
 
-/// This rank alone, on a copy of the dataset of its own (partitions lie beside the data).
+/// This rank alone, on the CPU, on a copy of the dataset of its own (partitions lie beside the
+/// data).
 inline Outcome run_alone(const std::filesystem::path& data, const PartitionConfig& partition,
                          const ModelConfig& model_config, const TrainConfig& config,
                          const std::filesystem::path& llm = kTinyLlama) {
@@ -138,13 +139,13 @@ inline Outcome run_alone(const std::filesystem::path& data, const PartitionConfi
   return run(alone, own / "dataset", partition, model_config, config, {.directory = llm});
 }
 
-/// All ranks together against this one alone.
-inline void expect_many_equal_one(const std::filesystem::path& data,
+/// All ranks of a job together against this one alone.
+inline void expect_many_equal_one(Job& job, const std::filesystem::path& data,
                                   const PartitionConfig& partition, const ModelConfig& model_config,
                                   const TrainConfig& config, const Llm& llm = {}) {
   const Outcome one = run_alone(data, partition, model_config, config, llm.directory);
   world().barrier();
-  expect_same(run(job(), data, partition, model_config, config, llm), one);
+  expect_same(run(job, data, partition, model_config, config, llm), one);
 }
 
 }  // namespace graphlora::test
