@@ -359,7 +359,8 @@ struct Attention : torch::autograd::Function<Attention> {
                             const c10::intrusive_ptr<QueryList>& list) {
     const at::Tensor q = q_SND.contiguous(), k = k_TGD.contiguous(), v = v_TGD.contiguous();
     ctx->saved_data["queries"] = at::IValue::make_capsule(list);
-    if (takes_device_path(q)) return forward_on_device(ctx, q, k, v, list->queries);
+    if (takes_device_path(q, Shortcut::attention))
+      return forward_on_device(ctx, q, k, v, list->queries);
     const Shape shape = shape_of(q, k);
     at::Tensor o_SND = at::empty_like(q);
     at::Tensor log_sum_SN =
@@ -390,7 +391,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const at::Tensor d_o = gradients[0].contiguous();
     const auto capsule = ctx->saved_data["queries"].toCapsule();
     const auto& queries = static_cast<const QueryList&>(*capsule).queries;
-    if (takes_device_path(q)) {
+    if (takes_device_path(q, Shortcut::attention)) {
       const auto [dq, dk, dv] = backward_on_device(ctx, d_o, q, k, v, queries);
       return {dq, dk, dv, at::Tensor()};
     }

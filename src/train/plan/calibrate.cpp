@@ -141,7 +141,8 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
     edges_seconds = median_of(*m);
     c.edges = m->size / edges_seconds * number(run, "rank") / kReferenceWidth;
   }
-  const double prompts = median_phase(run, "prompts"), update = median_phase(run, "optimizer");
+  const double prompts = median_phase(run, "prompts"),
+               update = median_phase(run, "embedding update") + median_phase(run, "optimizer");
   if (prompts > 0) c.loading = tokens / prompts;
   const double owned_bytes = number(run, "most_owned") * number(run, "embedding_width") * kFp32;
   if (update > 0) {
