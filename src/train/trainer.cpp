@@ -279,7 +279,8 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
     if (is_off(Shortcut::embedding_update)) {
       at::Tensor whole_nD = at::empty_like(model_.table().weight_nD);
       embedding_gradient.rows(0, whole_nD.size(0), whole_nD);
-      embedding_gradient = {.dense_nD = whole_nD};
+      embedding_gradient = {};
+      embedding_gradient.dense_nD = whole_nD;
     }
     optimizer_.step_embedding(model_.table(), embedding_gradient, stages_.embedding_updates(step),
                               factor);
@@ -489,10 +490,10 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
                                   {"foreign_anchors", r.foreign_anchors}};
       const auto traffic = step_traffic(*workspace.grid);
       for (std::size_t k = 0; k < traffic.size(); ++k) {
-        line["traffic"][traffic_name(kStepTraffic[k])] = {
-            {"bytes", r.sent_bytes[k]},
-            {"seconds", traffic[k].seconds - traffic_before[k].seconds},
-            {"exposed_seconds", traffic[k].exposed - traffic_before[k].exposed}};
+        const char* kind = traffic_name(kStepTraffic[k]);
+        line["sent_bytes"][kind] = r.sent_bytes[k];
+        line["traffic_seconds"][kind] = traffic[k].seconds - traffic_before[k].seconds;
+        line["exposed_traffic_seconds"][kind] = traffic[k].exposed - traffic_before[k].exposed;
       }
       const auto& phases = stepper->phase_seconds();
       for (std::size_t k = 0; k < phases.size(); ++k)

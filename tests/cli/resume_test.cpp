@@ -104,7 +104,8 @@ class ResumeTest : public testing::Test {
       auto json = nlohmann::json::parse(line);
       for (const char* key :
            {"step_seconds", "tokens_per_s", "communication_seconds",
-            "exposed_communication_seconds", "peak_memory_bytes", "examples_per_s"})
+            "exposed_communication_seconds", "phase_seconds", "traffic_seconds",
+            "exposed_traffic_seconds", "peak_memory_bytes", "examples_per_s"})
         json.erase(key);
       lines.push_back(json);
     }
