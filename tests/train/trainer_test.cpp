@@ -230,16 +230,17 @@ TEST(ParameterTraffic, EqualsTheParametersBytes) {
   }
 }
 
-/// Rows of halos over all ranks, from the data alone: foreign neighbours through the edges in
-/// force, of a fold through all edges.
+/// Rows of halos over all ranks, from the data alone: foreign neighbours through the edges in force
+/// where the last groups are left out (windows, the last fold), of other folds through all edges.
 std::int64_t rows_that_travel(const Workspace& workspace, int group) {
   const Dataset& dataset = *workspace.dataset;
   const CutRule& cut = workspace.shard->cut();
+  const CutView view = cut.training_view(group);
   std::set<std::pair<int, std::int64_t>> rows;  // receiver, node
   for (const std::int64_t row : dataset.rows_of(Split::train)) {
     if (dataset.label()[row] == 0) continue;
     const int its = cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row]);
-    if (cut.kind() == CutKind::window && its >= group) continue;
+    if (view.drop_end == cut.groups() && its >= view.drop_begin) continue;
     const std::int64_t user = dataset.user_node(row), item = dataset.item_node(row);
     if (workspace.map->owner(user) == workspace.map->owner(item)) continue;
     rows.emplace(workspace.map->owner(user), item);
