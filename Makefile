@@ -64,6 +64,9 @@ benchmark:
 	@build/release/benchmarks/spmm_benchmark
 	@build/release/benchmarks/embedding_update
 	@benchmarks/shared_prefix_speed
+	@benchmarks/shortcuts_speed
+	@benchmarks/roofline
+	@benchmarks/distributed_step
 	@.venv/bin/python benchmarks/tokenizer_speed
 
 docs: build

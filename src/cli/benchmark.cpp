@@ -14,6 +14,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/shortcuts.hpp"
 #include "dist/rank_map.hpp"
 #include "train/benchmark/fixed_partition.hpp"
 #include "train/benchmark/launch.hpp"
@@ -246,6 +247,7 @@ void run_study(const BenchmarkOptions& options, const OptionTable& table) {
 void run_here(const BenchmarkOptions& options, const OptionTable& table, Job& job) {
   TrainSettings& settings = *options.settings;
   apply_common_options(settings.common, job);
+  const PlainPaths plain(settings.plain);
   const bool root = job.world()->rank() == 0;
   std::optional<AtomicDirectory> output;
   std::string scratch;

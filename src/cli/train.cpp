@@ -13,6 +13,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/run_lock.hpp"
+#include "core/shortcuts.hpp"
 #include "dist/rank_map.hpp"
 #include "graph/anchor_shares.hpp"
 #include "train/embedding_store.hpp"
@@ -97,6 +98,11 @@ struct TrainOptions : TrainSettings {
              "on: what examples of a micro-batch begin with in common (one user, one history) goes "
              "through the LLM once, also when validating; off: every prompt by itself",
              one_of(shared_prefix, {"on", "off"}))
+        .add("Training", "train.plain", &plain,
+             "shortcuts to leave out, each for its plain path with the same result to rounding "
+             "(docs/performance.md): attention, norms, rotary, swiglu, adapters, graph-sums, "
+             "optimizer, products, residual, last-layer, backward, embedding-update, overlap, "
+             "save, or all")
         .add("Training", "tensor-parallel", &tensor_parallel,
              "ranks of one host that share a replica of the LLM, at most one per key/value group; "
              "the "
@@ -311,6 +317,7 @@ std::shared_ptr<TrainSettings> add_training_options(OptionTable& table) {
 
 void settle(TrainSettings& options) {
   check(options);
+  const PlainPaths known(options.plain);  // or throws
   options.train.seed = static_cast<std::uint64_t>(options.common.seed);
   options.model_config.seed = options.train.seed;
   options.model_config.precision = options.common.precision;
@@ -331,6 +338,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
     check_output(options);
   });
   apply_common_options(options.common, job);
+  const PlainPaths plain(options.plain);
   report_places(job);
   TrainConfig& config = options.train;
   config.output = options.output;

@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cli/common_options.hpp"
 #include "train/trainer.hpp"
@@ -10,6 +11,7 @@ namespace graphlora {
 
 struct TrainSettings {
   std::string data, model, pretrained, templates, shared_prefix = "on";
+  std::vector<std::string> plain;  ///< see PlainPaths
   std::int64_t tensor_parallel = 1;
   PartitionConfig partition;
   ModelConfig model_config;

@@ -12,20 +12,17 @@
 
 #include "core/cuda_loop.hpp"
 #include "core/host_device.hpp"
+#include "core/shortcuts.hpp"
 
 namespace graphlora {
 
-/// Whether operations on this tensor take the device path: where it is not on the CPU, and on the
-/// CPU while a DevicePathOnCpu lives.
-bool takes_device_path(const at::Tensor& tensor);
+/// Whether an operation on this tensor takes the device path: where it is not on the CPU, and on
+/// the CPU where its vector kernel is off.
+bool takes_device_path(const at::Tensor& tensor, Shortcut kernel);
 
 /// For tests: the CPU takes the device path too, so that nothing but the device differs on a GPU.
 class DevicePathOnCpu {
- public:
-  DevicePathOnCpu();
-  ~DevicePathOnCpu();
-  DevicePathOnCpu(const DevicePathOnCpu&) = delete;
-  DevicePathOnCpu& operator=(const DevicePathOnCpu&) = delete;
+  PlainPaths kernels_{std::vector<Shortcut>(kVectorKernels.begin(), kVectorKernels.end())};
 };
 
 /// on_cuda(stream) with the device current, or on_cpu().

@@ -12,5 +12,7 @@ struct Communication {
 };
 /// Local.
 Communication communication_of(const ProcessGrid& grid);
+/// Of one kind of traffic.
+Communication communication_of(const ProcessGrid& grid, Traffic traffic);
 
 }  // namespace graphlora

@@ -96,7 +96,7 @@ struct Attend : torch::autograd::Function<Attend> {
       const auto attention = arguments<scalar_t>(value_mKC, src_mK, dst_tK);
       auto* out = out_tKC.mutable_data_ptr<scalar_t>();
       auto* lse = lse_tK.mutable_data_ptr<scalar_t>();
-      if (takes_device_path(value_mKC))
+      if (takes_device_path(value_mKC, Shortcut::graph_sums))
         return attend_on_device(value_mKC.device(), plan, attention, out, lse);
       for_rows(plan.in_edges, plan.sources(),
                [&](std::int64_t row, const auto& each) { attend(attention, row, each, out, lse); });
@@ -121,7 +121,7 @@ struct Attend : torch::autograd::Function<Attend> {
       auto* to_value = grad_value.mutable_data_ptr<scalar_t>();
       auto* to_src = grad_src.mutable_data_ptr<scalar_t>();
       auto* to_dst = grad_dst.mutable_data_ptr<scalar_t>();
-      if (takes_device_path(value_mKC)) {
+      if (takes_device_path(value_mKC, Shortcut::graph_sums)) {
         return attend_backward_on_device(value_mKC.device(), plan, attention, gradient, to_value,
                                          to_src, to_dst);
       }

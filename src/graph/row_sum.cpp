@@ -83,7 +83,8 @@ void row_sum(const RowLists& lists, const at::Tensor& x_mC, std::int64_t limit,
 #endif
         },
         [&] {
-          if (takes_device_path(x_mC)) return sum_rows_in_parts(sum, first, last);
+          if (takes_device_path(x_mC, Shortcut::graph_sums))
+            return sum_rows_in_parts(sum, first, last);
           const auto& blocks = lists.blocks;
           const auto count = static_cast<std::int64_t>(blocks.size()) - 1;
           at::parallel_for(0, count, 1, [&](std::int64_t from, std::int64_t to) {

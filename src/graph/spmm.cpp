@@ -3,6 +3,7 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "core/shortcuts.hpp"
 #include "graph/halo_exchange.hpp"
 #include "graph/plan_context.hpp"
 #include "graph/row_sum.hpp"
@@ -51,7 +52,9 @@ at::Tensor multiply(at::Tensor x_mC, const GraphPlan& plan, Communicator& world)
   const at::Tensor hub_rows_o = plan.hub_rows.to(device);
   auto hubs = HubTransfer::gather(x_mC.index_select(0, hub_rows_o),
                                   x_mC.narrow(0, plan.owned, plan.hubs), plan, world);
+  const bool at_once = is_off(Shortcut::overlap);
   auto halo = HaloTransfer::forward(x_mC, plan, world);
+  if (at_once) halo.wait();
   const at::Tensor partial_kC = at::empty({plan.hubs, x_mC.size(1)}, x_mC.options());
   row_sum(plan.hub_in, x_mC, plan.owned, {}, partial_kC, 0, plan.hubs);
   const at::Tensor own_oC = at::empty({hub_rows_o.size(0), x_mC.size(1)}, x_mC.options());
@@ -60,7 +63,7 @@ at::Tensor multiply(at::Tensor x_mC, const GraphPlan& plan, Communicator& world)
   at::Tensor y_tC = at::empty({plan.targets, x_mC.size(1)}, x_mC.options());
   hubs.wait();
   row_sum(plan.in_edges, x_mC, plan.sources(), {}, y_tC, 0, plan.interior);
-  halo.wait();
+  if (!at_once) halo.wait();
   row_sum(plan.in_edges, x_mC, plan.sources(), {}, y_tC, plan.interior, plan.targets);
   sums.wait();
   const at::Tensor chosen = plan.hub_targets.to(device);
@@ -83,16 +86,25 @@ at::Tensor multiply_transposed(at::Tensor g_tkC, const GraphPlan& plan, Communic
   at::Tensor gx_mC = at::empty({plan.sources(), width}, g_tkC.options());
   row_sum(plan.halo_uses, g_tkC, plan.targets, {},
           gx_mC.narrow(0, plan.owned + plan.hubs, plan.halo_slots), 0, plan.halo_slots);
+  const at::Tensor gx_nC = gx_mC.narrow(0, 0, plan.owned);
+  const auto sum_owned = [&] {
+    hubs.wait();
+    row_sum(plan.out_edges, g_tkC, plan.targets + plan.hubs, {}, gx_nC, 0, plan.owned);
+  };
+  // What comes home is added to the sums of owned rows, so these come first where nothing overlaps.
+  const bool at_once = is_off(Shortcut::overlap);
+  if (at_once) sum_owned();
   auto halo = HaloTransfer::adjoint(gx_mC, plan, world);
+  if (at_once) halo.wait();
   const at::Tensor partial_kC = gx_mC.narrow(0, plan.owned, plan.hubs);
   row_sum(plan.hub_out, g_tkC, plan.targets, {}, partial_kC, 0, plan.hubs);
   const at::Tensor sums_oC = at::empty_like(own_oC);
   auto sums = HubTransfer::reduce(partial_kC, sums_oC, plan, world);
 
-  const at::Tensor gx_nC = gx_mC.narrow(0, 0, plan.owned);
-  hubs.wait();
-  row_sum(plan.out_edges, g_tkC, plan.targets + plan.hubs, {}, gx_nC, 0, plan.owned);
-  halo.wait();
+  if (!at_once) {
+    sum_owned();
+    halo.wait();
+  }
   sums.wait();
   if (sums_oC.size(0) > 0) gx_nC.index_add_(0, hub_rows_o, sums_oC);
   return gx_nC;

@@ -353,7 +353,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const at::Tensor q = q_SND.contiguous(), k = k_TGD.contiguous(), v = v_TGD.contiguous();
     ctx->saved_data["queries"] = at::IValue::make_capsule(queries);
     ctx->saved_data["window"] = window;
-    if (takes_device_path(q)) return forward_on_device(ctx, q, k, v, *queries, window);
+    if (takes_device_path(q, Shortcut::attention)) return forward_on_device(ctx, q, k, v, *queries, window);
     const Shape shape = shape_of(q, k, window);
     at::Tensor o_SND = at::empty_like(q);
     at::Tensor log_sum_SN =
@@ -386,7 +386,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const auto capsule = ctx->saved_data["queries"].toCapsule();
     const auto& queries = static_cast<const PackQueries&>(*capsule);
     const std::int64_t window = ctx->saved_data["window"].toInt();
-    if (takes_device_path(q)) {
+    if (takes_device_path(q, Shortcut::attention)) {
       const auto [dq, dk, dv] = backward_on_device(saved, d_o, q, k, v, queries, window);
       return {dq, dk, dv, at::Tensor(), at::Tensor()};
     }

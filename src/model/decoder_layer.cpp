@@ -1,6 +1,7 @@
 // Shapes: T tokens, S scored tokens, H hidden, A anchors.
 #include "model/decoder_layer.hpp"
 
+#include "core/shortcuts.hpp"
 #include "model/rms_norm.hpp"
 #include "model/swiglu.hpp"
 
@@ -18,6 +19,10 @@ at::Tensor Decoder::adapted(std::int64_t layer, const at::Tensor& x, const BaseL
                             const at::Tensor& residual, const std::vector<Linear>& linears,
                             InputGroup group, const TokenRows& rows,
                             const DecoderInputs& inputs) const {
+  if (residual.defined() && is_off(Shortcut::residual))
+    return residual + adapted(layer, x, base, {}, linears, group, rows, inputs);
+  if (linears.size() > 1 && is_off(Shortcut::products))
+    return one_by_one(layer, x, base, linears, group, rows, inputs);
   StackedAdapters stacked;
   stacked.scale = adapters_.config().scale();
   std::vector<at::Tensor> a, b;
@@ -41,6 +46,21 @@ at::Tensor Decoder::adapted(std::int64_t layer, const at::Tensor& x, const BaseL
   }
   return lora_linear(x, base, residual, stacked, injection,
                      {inputs.dropout, layer, group, rows.streams_T, rows.positions_T});
+}
+
+at::Tensor Decoder::one_by_one(std::int64_t layer, const at::Tensor& x, const BaseLinear& base,
+                               const std::vector<Linear>& linears, InputGroup group,
+                               const TokenRows& rows, const DecoderInputs& inputs) const {
+  std::vector<at::Tensor> outputs;
+  std::int64_t begin = 0;
+  for (const Linear& linear : linears) {
+    BaseLinear own = base;
+    own.weight_OI = base.weight_OI.narrow(0, begin, linear.outputs);
+    if (base.bias_O.defined()) own.bias_O = base.bias_O.narrow(0, begin, linear.outputs);
+    outputs.push_back(adapted(layer, x, own, {}, {linear}, group, rows, inputs));
+    begin += linear.outputs;
+  }
+  return at::cat(outputs, 1);
 }
 
 at::Tensor Decoder::output_and_mlp(std::int64_t layer, const at::Tensor& stream,

@@ -64,6 +64,10 @@ class Decoder {
   at::Tensor adapted(std::int64_t layer, const at::Tensor& x, const BaseLinear& base,
                      const at::Tensor& residual, const std::vector<Linear>& linears,
                      InputGroup group, const TokenRows& rows, const DecoderInputs& inputs) const;
+  /// `adapted` for each linear of a stack by itself: the plain path of Shortcut::products.
+  at::Tensor one_by_one(std::int64_t layer, const at::Tensor& x, const BaseLinear& base,
+                        const std::vector<Linear>& linears, InputGroup group, const TokenRows& rows,
+                        const DecoderInputs& inputs) const;
   at::Tensor output_and_mlp(std::int64_t layer, const at::Tensor& stream, const at::Tensor& o,
                             const TokenRows& rows, const DecoderInputs& inputs) const;
 

@@ -67,7 +67,7 @@ at::Tensor apply_mask(const at::Tensor& x_TF, const at::Tensor& streams_T,
   const auto* streams = streams_T.const_data_ptr<std::int64_t>();
   const auto* positions = positions_T.const_data_ptr<std::int64_t>();
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "dropout", [&] {
-    if (takes_device_path(x)) {
+    if (takes_device_path(x, Shortcut::adapters)) {
       const kernel::FeatureMask part = mask.features(0, features, streams_T, positions_T);
       device_loop(x.device(), "dropout", x.size(0), part.columns(),
                   kernel::ApplyMask<scalar_t>{part, mask.scale(), x.const_data_ptr<scalar_t>(),

@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "core/error.hpp"
+#include "core/shortcuts.hpp"
 #include "core/tensor_view.hpp"
 #include "model/decoder_layer.hpp"
 #include "model/recompute.hpp"
@@ -131,6 +132,9 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
     const at::Tensor rows_AH = anchors.embedding_MH.index_select(0, anchor_row_A);
     x_TH = x_TH.index_copy(0, anchor_token_A, rows_AH.to(precision_.activation));
   }
+  // Gradients of frozen embeddings, which nobody asks for.
+  if (is_off(Shortcut::backward) && at::GradMode::is_enabled() && !x_TH.requires_grad())
+    x_TH.set_requires_grad(true);
   const Decoder decoder(config_, slice_, tensor_, weights_, adapters_, rotary_);
   std::shared_ptr<const LayerRun> run;
   if (recompute_ && at::GradMode::is_enabled())
@@ -138,7 +142,11 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
   for (std::int64_t layer = 0; layer + 1 < config_.layers; ++layer)
     x_TH = run ? recomputed_layer(run, layer, x_TH) : decoder.layer(layer, x_TH, inputs);
   // From here on a few rows only, so the score is computed in the parameters' precision.
-  const at::Tensor x_SH = decoder.last_layer(x_TH, inputs).to(precision_.parameter);
+  const at::Tensor x_SH =
+      (is_off(Shortcut::last_layer) ? decoder.layer(config_.layers - 1, x_TH, inputs)
+                                          .index_select(0, here(pack.last_token_S))
+                                    : decoder.last_layer(x_TH, inputs))
+          .to(precision_.parameter);
   const at::Tensor normed_SH =
       rms_norm(x_SH, weights_.final_norm_H.to(precision_.parameter), config_.rms_norm_eps)
           .normed_TH;

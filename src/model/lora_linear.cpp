@@ -285,7 +285,8 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
 
   static void project(const at::Tensor& x, const Factors& factors, const AdapterDropout& dropout,
                       std::int64_t first_input, at::Tensor& u_TR) {
-    if (takes_device_path(x)) return project_on_device(x, factors.a_RI, dropout, first_input, u_TR);
+    if (takes_device_path(x, Shortcut::adapters))
+      return project_on_device(x, factors.a_RI, dropout, first_input, u_TR);
     const std::int64_t inputs = x.size(1), ranks = u_TR.size(1);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "lora_linear", [&] {
       using C = Compute<scalar_t>;
@@ -303,7 +304,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static void expand(const at::Tensor& h_TR, const Factors& factors, const Frozen& frozen,
                      std::int64_t rank, at::Tensor& y_TO) {
     const at::Tensor scaled_TR = h_TR * frozen.scale;
-    if (takes_device_path(y_TO))
+    if (takes_device_path(y_TO, Shortcut::adapters))
       return expand_on_device(scaled_TR, factors.b_transposed, frozen.slices, y_TO);
     const std::int64_t ranks = h_TR.size(1), outputs = frozen.outputs;
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y_TO.scalar_type(), "lora_linear", [&] {
@@ -374,7 +375,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static at::Tensor backward_expand(const at::Tensor& dy, const Frozen& frozen,
                                     const Factors& factors, const at::Tensor& h_TR,
                                     std::int64_t rank, at::Tensor& g_TR) {
-    if (takes_device_path(dy))
+    if (takes_device_path(dy, Shortcut::adapters))
       return expand_backward_on_device(dy, factors.b_transposed, frozen.slices, h_TR, g_TR);
     const std::int64_t rows = dy.size(0), ranks = g_TR.size(1), outputs = frozen.outputs;
     const std::int64_t blocks = (rows + kBlock - 1) / kBlock;
@@ -411,7 +412,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static at::Tensor backward_project(const at::Tensor& x_TI, const Frozen& frozen,
                                      const Factors& factors, const at::Tensor& du_TR,
                                      at::Tensor& dx_TI) {
-    if (takes_device_path(du_TR)) {
+    if (takes_device_path(du_TR, Shortcut::adapters)) {
       return project_backward_on_device(frozen.need_a ? x_TI.contiguous() : at::Tensor(),
                                         factors.a_RI, frozen.dropout, frozen.base.first_input,
                                         du_TR, dx_TI);

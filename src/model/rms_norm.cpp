@@ -74,7 +74,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
         {rows}, x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "rms_norm", [&] {
       using C = Compute<scalar_t>;
-      if (takes_device_path(x)) {
+      if (takes_device_path(x, Shortcut::norms)) {
         const auto* from = x.const_data_ptr<scalar_t>();
         C* inverse_rms = inverse_rms_T.mutable_data_ptr<C>();
         device_row_sums(x.device(), "inverse_rms", rows,
@@ -106,7 +106,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     at::Tensor dx_TH = at::empty_like(x);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "rms_norm_backward", [&] {
       using C = Compute<scalar_t>;
-      if (takes_device_path(x)) {
+      if (takes_device_path(x, Shortcut::norms)) {
         const at::Tensor along_T = at::empty_like(inverse_rms_T);
         const auto *from = x.const_data_ptr<scalar_t>(), *gradient = dy.const_data_ptr<scalar_t>(),
                    *weight = weight_H.const_data_ptr<scalar_t>();
@@ -141,7 +141,7 @@ Normalized rms_norm(const at::Tensor& x_TH, const at::Tensor& weight_H, double e
                   x_TH.device() == weight_H.device(),
               "rms_norm: shapes, types or devices of input and weight differ");
   const auto outputs = RmsNorm::apply(x_TH, weight_H, eps);
-  return {outputs[0], outputs[1]};
+  return {is_off(Shortcut::residual) ? x_TH : outputs[0], outputs[1]};
 }
 
 }  // namespace graphlora

@@ -124,7 +124,7 @@ void exchange(at::Tensor& stacked_TO, std::vector<at::Tensor>& parts, std::int64
     const auto* positions = positions_T.const_data_ptr<std::int64_t>();
     const auto eps = static_cast<C>(norms.eps);
     auto* stacked = stacked_TO.data_ptr<scalar_t>();
-    if (takes_device_path(stacked_TO)) {  // norms were taken apart before
+    if (takes_device_path(stacked_TO, Shortcut::rotary)) {  // norms were taken apart before
       const std::int64_t limit = table.positions();
       for (std::size_t p = 0; p < parts.size(); ++p) {
         const std::int64_t heads = parts[p].size(1), size = heads * 2 * half;
@@ -287,7 +287,7 @@ std::vector<at::Tensor> split_and_rotate(const at::Tensor& x_TO,
                      weight_D.is_contiguous() && weight_D.scalar_type() == x_TO.scalar_type()),
                 "split_and_rotate: a norm's shape or type does not agree");
   }
-  if (normed && takes_device_path(x_TO)) {
+  if (normed && takes_device_path(x_TO, Shortcut::rotary)) {
     return split_and_rotate(normalize_heads(x_TO, heads, norms), heads, rotated, table, positions_T,
                             {});
   }

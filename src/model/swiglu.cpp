@@ -53,7 +53,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
     const std::int64_t rows = x.size(0), width = x.size(1) / 2;
     at::Tensor y_TI = at::empty({rows, width}, x.options());
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "swiglu", [&] {
-      if (takes_device_path(x)) {
+      if (takes_device_path(x, Shortcut::swiglu)) {
         device_loop(x.device(), "swiglu", rows, width,
                     kernel::SwigluForward<scalar_t>{x.const_data_ptr<scalar_t>(), width,
                                                     y_TI.mutable_data_ptr<scalar_t>()});
@@ -75,7 +75,7 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
     const std::int64_t rows = x.size(0), width = x.size(1) / 2;
     at::Tensor dx_T2I = at::empty_like(x);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "swiglu_backward", [&] {
-      if (takes_device_path(x)) {
+      if (takes_device_path(x, Shortcut::swiglu)) {
         device_loop(x.device(), "swiglu_backward", rows, width,
                     kernel::SwigluBackward<scalar_t>{x.const_data_ptr<scalar_t>(),
                                                      dy.const_data_ptr<scalar_t>(), width,

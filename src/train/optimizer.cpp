@@ -183,7 +183,7 @@ void Optimizer::step(double factor, const std::function<std::int64_t(const Param
         return adamw_scalars<scalar_t>(config_, lr, parameter.decay ? config_.weight_decay : 0,
                                        count);
       };
-      if (takes_device_path(value)) {
+      if (takes_device_path(value, Shortcut::optimizer)) {
         RowGradient<scalar_t> own;
         own.width = value.numel();
         if (gradient.defined()) own.dense = gradient.const_data_ptr<scalar_t>();
@@ -218,7 +218,7 @@ void Optimizer::step_embedding(EmbeddingTable& table, const EmbeddingGradient& g
     table.exp_avg_sq_nD = at::zeros_like(weight_nD);
   }
   TORCH_CHECK(weight_nD.is_contiguous(), "the embedding table is not contiguous");
-  const bool on_device = takes_device_path(weight_nD);
+  const bool on_device = takes_device_path(weight_nD, Shortcut::optimizer);
   const double lr = config_.embedding_rate() * factor;
   if (lr == 0) return;
   const std::int64_t rows = weight_nD.size(0), width = weight_nD.size(1);

@@ -16,6 +16,7 @@
 #include "core/memory.hpp"
 #include "core/profile_range.hpp"
 #include "core/progress.hpp"
+#include "core/shortcuts.hpp"
 #include "dist/communication.hpp"
 #include "dist/gradient_sync.hpp"
 #include "train/embedding_store.hpp"
@@ -60,8 +61,29 @@ enum Scalar : std::int64_t {
   kInterrupted,
   kWritersDone,
   kWritersFailed,
-  kScalars
+  kForeignAnchors,
+  kSentBytes,
+  kScalars = kSentBytes + static_cast<std::int64_t>(kStepTraffic.size())
 };
+
+/// Of each kind of kStepTraffic so far, on this rank.
+std::array<Communication, kStepTraffic.size()> step_traffic(const ProcessGrid& grid) {
+  std::array<Communication, kStepTraffic.size()> traffic;
+  for (std::size_t k = 0; k < traffic.size(); ++k)
+    traffic[k] = communication_of(grid, kStepTraffic[k]);
+  return traffic;
+}
+
+/// How many of the nodes' rows this rank fetches from others: the ranks of a replica take an equal
+/// share each, see AnchorStage.
+std::int64_t foreign_rows(const ProcessGrid& grid, const NodeMap& map,
+                          std::span<const std::int64_t> nodes) {
+  const auto bound = [&](int t) { return nodes.size() * t / grid.tensor_parallel(); };
+  const auto first = bound(grid.tensor_rank()), end = bound(grid.tensor_rank() + 1);
+  const auto own = nodes.subspan(first, end - first);
+  return std::count_if(own.begin(), own.end(),
+                       [&](std::int64_t node) { return map.owner(node) != grid.rank(); });
+}
 
 double sum_over(Communicator& ranks, double value) {
   if (ranks.size() == 1) return value;
@@ -82,7 +104,7 @@ Stepper::Stepper(Recommender& model, const TrainConfig& config, std::int64_t ste
       optimizer_(model.parameters(), config.optimizer),
       sync_(*model.workspace().grid, model.parameters()),
       phases_({"prompts", "graph forward", "LLM forward", "LLM backward", "graph backward",
-               "gradient sync", "optimizer"}) {
+               "gradient sync", "embedding update", "optimizer"}) {
   schedule_.steps = stages_.steps;
   model_.llm().set_recompute(config_.recompute == "layer");
   if (config_.optimizer.type == "adamw" && !model_.table().exp_avg_nD.defined()) {
@@ -96,6 +118,7 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   const ProcessGrid& grid = *workspace.grid;
   const Dataset& dataset = *workspace.dataset;
   phases_.set_step(step);
+  const auto traffic_before = step_traffic(grid);
 
   // 1. The global batch, and this replica's share of it.
   StepPlan plan;
@@ -159,11 +182,14 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   // 4. and 5. Adapters' gradients are reduced while anchors' gradients travel home and through the
   // GNN.
   EmbeddingGradient embedding_gradient;
+  double embedding_norm = 0;  // squared
   {
     const PhaseTimer timer(phases_, "graph backward");
     sync_.start({Placement::lora_a_column, Placement::lora_b_column, Placement::lora_a_row,
                  Placement::lora_b_row, Placement::lambda});
+    if (is_off(Shortcut::overlap)) sync_.wait();
     embedding_gradient = model_.anchors().backward();
+    embedding_norm = embedding_gradient.squared_norm();
   }
   at::Tensor scalars = at::zeros({kScalars + 2 * grid.size()}, at::kDouble);
   {
@@ -178,10 +204,15 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
       s[kRatioGraph] = ratio[0].item<double>();
       s[kRatioLora] = ratio[1].item<double>();
     }
-    s[kEmbeddingNorm] = embedding_gradient.squared_norm();
+    s[kEmbeddingNorm] = embedding_norm;
     s[kInterrupted] = Job::interrupted() ? 1 : 0;
     s[kWritersDone] = writer.done ? 1 : 0;
     s[kWritersFailed] = writer.failed ? 1 : 0;
+    s[kForeignAnchors] = static_cast<double>(foreign_rows(grid, *workspace.map, anchor_node_A));
+    // All of it is under way by now, and counted.
+    const auto traffic = step_traffic(grid);
+    for (std::size_t k = 0; k < traffic.size(); ++k)
+      s[kSentBytes + k] = traffic[k].bytes - traffic_before[k].bytes;
     s[kScalars + grid.rank()] = static_cast<double>(computed_tokens);
     s[kScalars + grid.size() + grid.rank()] = static_cast<double>(peak_memory_bytes());
     grid.world().all_reduce(scalars, ReduceOp::sum, Traffic::metrics).wait();
@@ -190,7 +221,7 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   const auto* s = scalars.const_data_ptr<double>();
 
   // 6. Clip by the global norm of what this step trains (E included), then update.
-  const PhaseTimer timer(phases_, "optimizer");
+  std::optional<PhaseTimer> timer(std::in_place, phases_, "optimizer");
   double squared_norm = stages_.trains_embedding(step) ? s[kEmbeddingNorm] : 0;
   double sliced_norm = 0;
   std::vector<at::Tensor> squares;  // read at once: on a GPU every reading waits for it
@@ -219,6 +250,10 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
                            grid.size() / std::max(1.0, rank_tokens);
   result.peak_memory_bytes = static_cast<std::int64_t>(
       *std::max_element(s + kScalars + grid.size(), s + kScalars + 2 * grid.size()));
+  result.cut_group = plan.batch.group;
+  result.foreign_anchors = static_cast<std::int64_t>(s[kForeignAnchors]);
+  for (std::size_t k = 0; k < result.sent_bytes.size(); ++k)
+    result.sent_bytes[k] = static_cast<std::int64_t>(s[kSentBytes + k]);
   result.interrupted = s[kInterrupted] > 0;
   result.writers_done = static_cast<std::int64_t>(s[kWritersDone]);
   result.writers_failed = static_cast<std::int64_t>(s[kWritersFailed]);
@@ -239,10 +274,18 @@ StepResult Stepper::step(std::int64_t step, CheckpointWriter::Status writer) {
   }
   const double factor = schedule_.factor(step);
   // E first: its gradient holds the GNN's weights, which the optimizer moves in place.
+  timer.emplace(phases_, "embedding update");
   if (stages_.trains_embedding(step)) {
+    if (is_off(Shortcut::embedding_update)) {
+      at::Tensor whole_nD = at::empty_like(model_.table().weight_nD);
+      embedding_gradient.rows(0, whole_nD.size(0), whole_nD);
+      embedding_gradient = {};
+      embedding_gradient.dense_nD = whole_nD;
+    }
     optimizer_.step_embedding(model_.table(), embedding_gradient, stages_.embedding_updates(step),
                               factor);
   }
+  timer.emplace(phases_, "optimizer");
   optimizer_.step(factor, [&](const Parameter& parameter) {
     return stages_.trains(parameter.placement, step) ? stages_.updates(parameter.placement, step)
                                                      : 0;
@@ -345,6 +388,7 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
   const auto save = [&] {
     if (saved_step == result.state.step) return;
     writer->start(model, stepper->optimizer(), result.state, identity);
+    if (is_off(Shortcut::save)) writer->finish();
     saved_step = result.state.step;
   };
 
@@ -409,6 +453,8 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
     job.set_step(step);
     const auto step_start = Clock::now();
     const Communication before = communication_of(*workspace.grid);
+    const auto traffic_before = step_traffic(*workspace.grid);
+    const auto phases_before = stepper->phase_seconds();
     const StepResult r = stepper->step(step, writer->status());
     writer->advance(r.writers_done, r.writers_failed);
     if (!r.divergence.empty()) {
@@ -437,7 +483,19 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
                                   {"communication_seconds", after.seconds - before.seconds},
                                   {"exposed_communication_seconds", after.exposed - before.exposed},
                                   {"peak_memory_bytes", r.peak_memory_bytes},
-                                  {"token_imbalance", r.token_imbalance}};
+                                  {"token_imbalance", r.token_imbalance},
+                                  {"cut_group", r.cut_group},
+                                  {"foreign_anchors", r.foreign_anchors}};
+      const auto traffic = step_traffic(*workspace.grid);
+      for (std::size_t k = 0; k < traffic.size(); ++k) {
+        const char* kind = traffic_name(kStepTraffic[k]);
+        line["sent_bytes"][kind] = r.sent_bytes[k];
+        line["traffic_seconds"][kind] = traffic[k].seconds - traffic_before[k].seconds;
+        line["exposed_traffic_seconds"][kind] = traffic[k].exposed - traffic_before[k].exposed;
+      }
+      const auto& phases = stepper->phase_seconds();
+      for (std::size_t k = 0; k < phases.size(); ++k)
+        line["phase_seconds"][phases[k].first] = phases[k].second - phases_before[k].second;
       if (r.graph_ratio >= 0) line["graph_ratio"] = r.graph_ratio;
       metrics->write(line);
       progress.update(step, fmt::format("loss {:.3f}, {:.0f} tokens/s", result.final_loss,

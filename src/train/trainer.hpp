@@ -1,5 +1,6 @@
 // The training loop. docs/architecture.md walks through one step.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -56,6 +57,11 @@ struct TrainResult {
 TrainResult train(Job& job, Recommender& model, const TrainConfig& config,
                   const Checkpoint* checkpoint);
 
+/// What travels for a step's result; beside it go requests for rows (control) and the step's
+/// scalars (metrics).
+inline constexpr std::array kStepTraffic{Traffic::parameters, Traffic::activations, Traffic::halo,
+                                         Traffic::hubs, Traffic::anchors};
+
 /// What one step computed; exposed so that tests can compare grids step by step.
 struct StepResult {
   double loss = 0, grad_norm = 0, graph_ratio = -1;
@@ -63,6 +69,10 @@ struct StepResult {
   std::int64_t tokens = 0;           ///< of the prompts
   std::int64_t computed_tokens = 0;  ///< of the packs: shared beginnings count once
   double token_imbalance = 1;        ///< most computed tokens of a rank over the mean
+  int cut_group = 0;                 ///< of the batch
+  std::int64_t foreign_anchors = 0;  ///< rows of E and z fetched from other ranks, by all
+  /// Bytes that all ranks handed to operations of the kinds of kStepTraffic, see TrafficCounter.
+  std::array<std::int64_t, kStepTraffic.size()> sent_bytes{};
   bool interrupted = false;
   std::int64_t writers_done = 0, writers_failed = 0;  ///< ranks; see CheckpointWriter::advance
   std::string divergence;  ///< why this step moved nothing: a loss or norm that is not finite

@@ -102,9 +102,9 @@ class ResumeTest : public testing::Test {
     std::istringstream text(read_file(root() / output / "metrics.jsonl"));
     for (std::string line; std::getline(text, line);) {
       auto json = nlohmann::json::parse(line);
-      for (const char* key :
-           {"step_seconds", "tokens_per_s", "communication_seconds",
-            "exposed_communication_seconds", "peak_memory_bytes", "examples_per_s"})
+      for (const char* key : {"step_seconds", "tokens_per_s", "communication_seconds",
+                              "exposed_communication_seconds", "phase_seconds", "traffic_seconds",
+                              "exposed_traffic_seconds", "peak_memory_bytes", "examples_per_s"})
         json.erase(key);
       lines.push_back(json);
     }

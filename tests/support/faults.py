@@ -14,7 +14,7 @@ import time
 
 # What depends on the clock or the machine.
 UNSTABLE = {"step_seconds", "tokens_per_s", "communication_seconds", "exposed_communication_seconds",
-            "peak_memory_bytes", "examples_per_s"}
+            "phase_seconds", "traffic_seconds", "exposed_traffic_seconds", "peak_memory_bytes", "examples_per_s"}
 POLL = 0.001  # seconds
 
 

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 #include "core/error.hpp"
@@ -229,9 +230,10 @@ TEST_P(ParameterTraffic, EqualsTheParametersBytes) {
   EXPECT_EQ(moved, 3 * expected);
   EXPECT_EQ(stepper.gradient_sync().bytes_per_step(), expected);
   // The scalars of a step: loss, tokens, norm of E, two of the ratio, signal, two of a save under
-  // way; two a rank.
+  // way, foreign anchors, bytes of each kind; two a rank.
   EXPECT_EQ(workspace.grid->world().counter(Traffic::metrics).bytes,
-            3 * static_cast<std::int64_t>(sizeof(double)) * (8 + 2 * world().size()));
+            3 * static_cast<std::int64_t>(sizeof(double)) *
+                (9 + std::ssize(kStepTraffic) + 2 * world().size()));
   // Which anchors each rank wants: their ids, two an example, and how many.
   EXPECT_LE(workspace.grid->world().counter(Traffic::control).bytes,
             3 * 8 * (2 * config.batch_size + world().size()));
@@ -239,6 +241,61 @@ TEST_P(ParameterTraffic, EqualsTheParametersBytes) {
   for (const Traffic traffic : {Traffic::embedding, Traffic::pretrain}) {
     EXPECT_EQ(workspace.grid->world().counter(traffic).bytes, 0);
     EXPECT_EQ(workspace.grid->data().counter(traffic).bytes, 0);
+  }
+}
+
+/// Rows of halos over all ranks, from the data alone: foreign neighbours through the edges in force
+/// where the last groups are left out (windows, the last fold), of other folds through all edges.
+std::int64_t rows_that_travel(const Workspace& workspace, int group) {
+  const Dataset& dataset = *workspace.dataset;
+  const CutRule& cut = workspace.shard->cut();
+  const CutView view = cut.training_view(group);
+  std::set<std::pair<int, std::int64_t>> rows;  // receiver, node
+  for (const std::int64_t row : dataset.rows_of(Split::train)) {
+    if (dataset.label()[row] == 0) continue;
+    const int its = cut.group(dataset.user()[row], dataset.item()[row], dataset.time()[row]);
+    if (view.drop_end == cut.groups() && its >= view.drop_begin) continue;
+    const std::int64_t user = dataset.user_node(row), item = dataset.item_node(row);
+    if (workspace.map->owner(user) == workspace.map->owner(item)) continue;
+    rows.emplace(workspace.map->owner(user), item);
+    rows.emplace(workspace.map->owner(item), user);
+  }
+  return std::ssize(rows);
+}
+
+/// What a step says has travelled is what must travel: parameters once a rank, halo rows there and
+/// gradients back in every layer, anchors' rows and their gradients.
+TEST(StepTraffic, EqualsTheFormula) {
+  for (const char* split : {"user-time", "time"}) {
+    SCOPED_TRACE(split);
+    const SharedDataset shared(split);
+    PartitionConfig partition;
+    partition.groups = 3;
+    const Workspace workspace(job(), shared.path(), partition);
+    Recommender model(job(), workspace, kTinyLlama, tiny_model_config(),
+                      tiny_embeddings(workspace, kWidth, at::kDouble), false);
+    model.initialize_from_data();
+    const TrainConfig config = tiny_train_config();
+    Stepper stepper(model, config, kSteps);
+    const std::int64_t number = sizeof(double), layers = model.gnn()->layers(),
+                       rank = model.config().lora.rank;
+    std::int64_t travelled = 0;
+    for (std::int64_t step = 1; step <= kSteps; ++step) {
+      const StepResult result = stepper.step(step);
+      EXPECT_EQ(result.cut_group, stepper.sampler().batch(step).group);
+      std::map<Traffic, std::int64_t> expected;
+      expected[Traffic::parameters] = world().size() * stepper.gradient_sync().bytes_per_step();
+      expected[Traffic::halo] =
+          2 * layers * rank * number * rows_that_travel(workspace, result.cut_group);
+      expected[Traffic::anchors] = 2 * (kWidth + rank) * number * result.foreign_anchors;
+      for (std::size_t k = 0; k < kStepTraffic.size(); ++k) {
+        EXPECT_EQ(result.sent_bytes[k], expected[kStepTraffic[k]])
+            << "step " << step << " " << traffic_name(kStepTraffic[k]);
+      }
+      EXPECT_LE(result.foreign_anchors, 2 * result.examples);
+      travelled += expected[Traffic::halo];
+    }
+    EXPECT_EQ(travelled > 0, world().size() > 1);
   }
 }
 

@@ -98,30 +98,29 @@ inline Outcome run(Job& job, const std::filesystem::path& data, const PartitionC
   return outcome;
 }
 
-inline void expect_same(const Outcome& many, const Outcome& one) {
+inline void expect_same(const Outcome& many, const Outcome& one, double tolerance = kTolerance) {
   for (std::int64_t k = 0; k < kSteps; ++k) {
-    EXPECT_NEAR(many.steps[k].loss, one.steps[k].loss, kTolerance * std::abs(one.steps[k].loss))
+    EXPECT_NEAR(many.steps[k].loss, one.steps[k].loss, tolerance * std::abs(one.steps[k].loss))
         << "step " << k + 1;
-    EXPECT_NEAR(many.steps[k].grad_norm, one.steps[k].grad_norm,
-                kTolerance * one.steps[k].grad_norm)
+    EXPECT_NEAR(many.steps[k].grad_norm, one.steps[k].grad_norm, tolerance * one.steps[k].grad_norm)
         << "step " << k + 1;
     EXPECT_NEAR(many.steps[k].graph_ratio, one.steps[k].graph_ratio,
-                kTolerance * std::abs(one.steps[k].graph_ratio));
+                tolerance * std::abs(one.steps[k].graph_ratio));
     EXPECT_EQ(many.steps[k].tokens, one.steps[k].tokens);
   }
   for (std::size_t i = 0; i < one.parameters.size(); ++i) {
-    EXPECT_LT(relative_difference(many.parameters[i], one.parameters[i]), kTolerance)
+    EXPECT_LT(relative_difference(many.parameters[i], one.parameters[i]), tolerance)
         << one.names[i];
   }
   ASSERT_EQ(many.moments.size(), one.moments.size());
   for (std::size_t i = 0; i < one.moments.size(); ++i) {
-    EXPECT_LT(relative_difference(many.moments[i], one.moments[i]), kTolerance)
+    EXPECT_LT(relative_difference(many.moments[i], one.moments[i]), tolerance)
         << "moment of " << one.names[i / 2];
   }
-  EXPECT_LT(relative_difference(many.e, one.e), kTolerance);
+  EXPECT_LT(relative_difference(many.e, one.e), tolerance);
   if (one.exp_avg.defined()) {
-    EXPECT_LT(relative_difference(many.exp_avg, one.exp_avg), kTolerance);
-    EXPECT_LT(relative_difference(many.exp_avg_sq, one.exp_avg_sq), kTolerance);
+    EXPECT_LT(relative_difference(many.exp_avg, one.exp_avg), tolerance);
+    EXPECT_LT(relative_difference(many.exp_avg_sq, one.exp_avg_sq), tolerance);
   }
   ASSERT_EQ(many.scores.size(), one.scores.size());
   for (std::size_t i = 0; i < one.scores.size(); ++i)

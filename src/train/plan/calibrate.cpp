@@ -148,7 +148,8 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
     edges_seconds = median_of(*m);
     c.edges = m->size / edges_seconds * number(run, "rank") / kReferenceWidth;
   }
-  const double prompts = mean_phase(run, "prompts"), update = mean_phase(run, "optimizer");
+  const double prompts = mean_phase(run, "prompts"),
+               update = mean_phase(run, "embedding update") + mean_phase(run, "optimizer");
   if (prompts > 0) c.loading = tokens / prompts;
   const double owned_bytes = number(run, "most_owned") * number(run, "embedding_width") * kFp32;
   if (update > 0) {
