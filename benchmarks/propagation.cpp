@@ -13,6 +13,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/error.hpp"
 #include "graph/halo_exchange.hpp"
 #include "graph/spmm.hpp"
 #include "train/benchmark/measurement.hpp"
@@ -24,7 +25,7 @@ namespace {
 using benchmark::Measurement;
 using benchmark::time_of;
 
-/// E[i, c] = 0.1·sin(i·C + c), the same in benchmarks/peer_lightgcn.py.
+/// E[i, c] = 0.1·sin(i·C + c), the same in benchmarks/peer_programs/lightgcn.py.
 at::Tensor embeddings_of(const at::Tensor& node_n, std::int64_t width) {
   const at::Tensor place = node_n.unsqueeze(1) * width + at::arange(width, at::kLong).unsqueeze(0);
   return place.to(at::kDouble).sin_().mul_(0.1).to(at::kFloat);
@@ -54,6 +55,8 @@ void run(Job& job, int argc, char** argv) {
   };
   const std::int64_t width = argument(2, 64), layers = argument(3, 3), size = argument(4, 8192);
   const benchmark::Repetitions repetitions{1, static_cast<int>(argument(5, 3))};
+  if (width < 1 || layers < 1 || size < 1 || repetitions.count < 1)
+    throw ConfigError("propagation: width, layers, batch and repetitions must be at least 1");
   const Workspace workspace(job, argv[1], {}, Reuse::any);
   const Shard& shard = *workspace.shard;
   Communicator& world = *job.world();
@@ -67,6 +70,9 @@ void run(Job& job, int argc, char** argv) {
                               {"width", width},
                               {"layers", layers}};
   std::vector<Measurement> measurements;
+  const auto measure = [&](const char* name, const std::function<void()>& once) {
+    measurements.push_back({name, {}, {}, 0, 0, time_of(job, repetitions, once)});
+  };
   if (world.size() == 1) {
     const Batch batch = first_rows(workspace, size);
     at::Tensor loss;
@@ -83,7 +89,7 @@ void run(Job& job, int argc, char** argv) {
       loss = at::binary_cross_entropy_with_logits(score_B, batch.label_B);
       loss.backward();
     };
-    measurements.push_back({.name = "step", .seconds = time_of(job, repetitions, step)});
+    measure("step", step);
     json["batch"] = batch.label_B.numel();
     json["loss"] = loss.item<double>();
     json["gradient_norm"] = e_nC.grad().norm().item<double>();
@@ -91,15 +97,11 @@ void run(Job& job, int argc, char** argv) {
     const at::NoGradGuard guard;
     at::Tensor x_mC = at::zeros({plan->sources(), width});
     x_mC.narrow(0, 0, plan->owned).copy_(e_nC);
-    measurements.push_back({.name = "halo", .seconds = time_of(job, repetitions, [&] {
-                                              HaloTransfer::forward(x_mC, *plan, world).wait();
-                                            })});
+    measure("halo", [&] { HaloTransfer::forward(x_mC, *plan, world).wait(); });
     const at::Tensor from = at::ones({plan->send_rows.cpu().size(0), width});
     const at::Tensor to = at::empty_like(from);
-    measurements.push_back({.name = "memcpy", .seconds = time_of(job, repetitions, [&] {
-                                                std::memcpy(to.mutable_data_ptr(),
-                                                            from.const_data_ptr(), from.nbytes());
-                                              })});
+    measure("memcpy",
+            [&] { std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes()); });
     json["rows_sent_by_rank"] = world.all_gather(from.size(0), Traffic::control);
   }
   for (const benchmark::RankMeasurement& one : benchmark::gather(world, measurements))
