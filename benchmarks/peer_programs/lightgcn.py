@@ -48,7 +48,8 @@ def propagations(data: Dataset, width: int, layers: int) -> dict:
 
     def cached_index():
         weight = embeddings_of(data.nodes, width).requires_grad_()
-        index = torch_geometric.EdgeIndex(torch.from_numpy(data.edges()), sparse_size=(data.nodes, data.nodes),
+        edges = torch.from_numpy(data.edges().astype(np.int32))  # what MKL takes without conversion
+        index = torch_geometric.EdgeIndex(edges, sparse_size=(data.nodes, data.nodes),
                                           is_undirected=True).sort_by("row").values.fill_cache_()
         scale_n1 = index.get_indptr().diff().clamp(min=1).rsqrt().unsqueeze(1)
 
