@@ -1,4 +1,4 @@
-"""benchmarks/regression_check against what its programs printed once (recorded/): bounds that hold, and ones that do not."""
+"""benchmarks/regression_check against what its programs printed once (recorded/, small sizes on a busy machine): bounds that hold, and ones that do not."""
 
 import json
 import pathlib
@@ -36,9 +36,9 @@ class RegressionCheckTest(unittest.TestCase):
 
     def test_reads_every_loop(self):
         self.assertEqual(sorted(self.shares()), LOOPS)
-        # What the recorded texts say, read by a person.
-        expected = {"training_step": EXPECTED["training_step"], "spmm": EXPECTED["spmm"],
-                    "shared_prefix": EXPECTED["shared_prefix"]}
+        # As a person reads the recorded texts.
+        expected = {"training_step": 0.053, "evaluation": 0.085, "spmm": 0.09, "embedding_update": 186.08,
+                    "shared_prefix": 4.89, "tokenizer": 44.279, "halo": 0.008}
         for name, share in expected.items():
             self.assertAlmostEqual(self.shares()[name], share, places=3, msg=name)
 
@@ -70,7 +70,8 @@ class RegressionCheckTest(unittest.TestCase):
 
     def test_the_bounds_kept_are_of_these_loops(self):
         kept = json.loads((SOURCE / "benchmarks/regression_bounds.json").read_text())["loops"]
-        self.assertEqual(sorted(kept), LOOPS)
+        self.assertLessEqual(set(kept), set(LOOPS))
+        self.assertIn("training_step", kept)
         for name, one in kept.items():
             self.assertGreater(one["bound"], 0, name)
             self.assertLess(one["bound"], one["measured"], name)
