@@ -2,7 +2,8 @@
 # make test         installs everything, builds, runs all tests
 # make test-slurm   the Slurm scripts on a private Slurm, as root (5 minutes)
 # make test-gpu     on a machine with a GPU: all of that on it, over NCCL too, and compute-sanitizer
-.PHONY: help quickstart test test-full test-slurm test-gpu fuzz tsan quality scale setup build benchmark docs format lint install clean
+.PHONY: help quickstart test test-full test-slurm test-gpu fuzz tsan quality scale setup build benchmark benchmark-check peers docs
+.PHONY: format lint install clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -10,6 +11,8 @@ help:
 	@echo "make scale        time and memory of 250,000 to 2 million users at 8 ranks (half an hour, 16 GB of disk)"
 	@echo "make fuzz         damaged model files and checkpoints against their readers, ten minutes under AddressSanitizer and UBSan"
 	@echo "make tsan         the parts with threads of their own under ThreadSanitizer"
+	@echo "make benchmark-check  hot loops against their bounds, as shares of the machine's own rates (5 minutes)"
+	@echo "make peers        training, scoring, graph, halo, METIS and factorization beside other programs (12 minutes)"
 	@echo "make setup build benchmark docs format lint install clean"
 
 quickstart:
@@ -68,6 +71,17 @@ benchmark:
 	@benchmarks/roofline
 	@benchmarks/distributed_step
 	@.venv/bin/python benchmarks/tokenizer_speed
+
+# As `make benchmark` builds; needs run/quickstart for the shared prefix.
+benchmark-check:
+	@launch/setup --test
+	@launch/build release -DGRAPHLORA_TESTS=ON
+	@benchmarks/regression_check
+
+peers:
+	@launch/setup --test
+	@launch/build release
+	@benchmarks/peers
 
 docs: build
 	@build/release/graphlora options --markdown > docs/configuration.md.tmp

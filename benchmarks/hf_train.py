@@ -91,6 +91,7 @@ def main() -> None:
             rates.append(mask_BT.sum().item() / seconds)
     print(json.dumps({
         "tokens_per_s": statistics.median(rates),
+        "rates": rates,
         "steps": len(rates),
         "batch_size": arguments.batch_size,
         "threads": torch.get_num_threads(),

@@ -4,7 +4,8 @@
 //   shared_prefix DATA CHECKPOINT MODEL [REPEATS] [BATCH]
 //
 // The user scored is the one with the most rows at one time, which share their history
-// (benchmarks/shared_prefix_speed makes data with such a user, and the rest).
+// (benchmarks/shared_prefix_speed makes data with such a user, and the rest). BATCH 0: only
+// scoring.
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
@@ -141,6 +142,7 @@ int main(int argc, char** argv) {
     fmt::print("{} threads, {}\n", at::get_num_threads(), loaded.model().config().precision);
     scoring(loaded.model(), repeats);
     std::fflush(stdout);  // what follows takes longer
-    training(loaded.model(), repeats, argc > 5 ? std::atoi(argv[5]) : 64);
+    const int batch = argc > 5 ? std::atoi(argv[5]) : 64;
+    if (batch > 0) training(loaded.model(), repeats, batch);
   });
 }
