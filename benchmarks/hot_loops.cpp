@@ -16,6 +16,7 @@
 #include <string>
 
 #include "best_seconds.hpp"
+#include "core/primitive_cache.hpp"
 #include "model/attention.hpp"
 #include "model/lora_linear.hpp"
 #include "model/rms_norm.hpp"
@@ -216,6 +217,7 @@ void beside_products(const Tokens& tokens, const Limit& arithmetic) {
 
 int main(int argc, char** argv) {
   using namespace graphlora;
+  bound_primitive_cache();
   const auto argument = [&](int i, std::int64_t otherwise) {
     return i < argc ? std::strtoll(argv[i], nullptr, 10) : otherwise;
   };

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "core/primitive_cache.hpp"
 #include "dist/job.hpp"
 #include "model/graphlora.hpp"
 
@@ -186,6 +187,7 @@ void run(Communicator& world, int argc, char** argv) {
 }  // namespace graphlora
 
 int main(int argc, char** argv) {
+  graphlora::bound_primitive_cache();
   graphlora::Job job(&argc, &argv);
   return job.run([&] { graphlora::run(*job.world(), argc, argv); });
 }

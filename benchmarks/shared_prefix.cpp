@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <map>
 
+#include "core/primitive_cache.hpp"
 #include "train/checkpoint_model.hpp"
 #include "train/evaluate.hpp"
 #include "train/trainer.hpp"
@@ -131,6 +132,7 @@ void training(Recommender& model, int repeats, std::int64_t batch) {
 
 int main(int argc, char** argv) {
   using namespace graphlora;
+  bound_primitive_cache();
   Job job(&argc, &argv);
   return job.run([&] {
     if (argc < 4) {

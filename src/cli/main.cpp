@@ -1,7 +1,6 @@
 // The program: picks the command, answers --help and --version without starting MPI, and runs
 // everything else inside a job.
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "cli/version.hpp"
 #include "core/error.hpp"
 #include "core/log.hpp"
+#include "core/primitive_cache.hpp"
 #include "dist/job.hpp"
 
 namespace graphlora {
@@ -118,14 +118,8 @@ int run_program(int argc, char** argv) {
 }  // namespace
 }  // namespace graphlora
 
-/// oneDNN keeps the code of the last 1,024 products, some hundred KiB each, by their shapes; nearly
-/// every pack has a length of its own. 16 are met again within a pack, from layer to layer.
-static void bound_primitive_cache() {
-  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16", /*overwrite=*/0);
-}
-
 int main(int argc, char** argv) {
-  bound_primitive_cache();  // the environment may change only before there are threads
+  graphlora::bound_primitive_cache();
   try {
     return graphlora::run_program(argc, argv);
   } catch (const graphlora::Error& error) {

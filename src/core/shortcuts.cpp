@@ -11,6 +11,7 @@ namespace graphlora {
 namespace {
 
 std::array<std::atomic<int>, kShortcuts> turned_off{};
+std::array<std::atomic<std::int64_t>, kShortcuts> left_out{};
 
 std::atomic<int>& counter_of(Shortcut shortcut) {
   return turned_off[static_cast<std::size_t>(shortcut)];
@@ -32,7 +33,15 @@ std::vector<Shortcut> named(const std::vector<std::string>& names) {
 
 }  // namespace
 
-bool is_off(Shortcut shortcut) { return counter_of(shortcut).load(std::memory_order_relaxed) > 0; }
+bool is_off(Shortcut shortcut) {
+  if (counter_of(shortcut).load(std::memory_order_relaxed) == 0) return false;
+  left_out[static_cast<std::size_t>(shortcut)].fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+std::int64_t times_left_out(Shortcut shortcut) {
+  return left_out[static_cast<std::size_t>(shortcut)].load(std::memory_order_relaxed);
+}
 
 PlainPaths::PlainPaths(std::vector<Shortcut> off) : off_(std::move(off)) {
   for (const Shortcut shortcut : off_) ++counter_of(shortcut);

@@ -43,6 +43,10 @@ inline constexpr std::array kVectorKernels{
 /// Whether some PlainPaths alive has turned it off. Of the process: kernels have no configuration.
 bool is_off(Shortcut shortcut);
 
+/// How often is_off() said so: plain paths taken. For tests, which would not see a switch that
+/// nothing asks.
+std::int64_t times_left_out(Shortcut shortcut);
+
 /// Turns shortcuts off for as long as it lives.
 class PlainPaths {
  public:

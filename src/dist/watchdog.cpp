@@ -136,6 +136,7 @@ void Watchdog::watch() {
   lock.unlock();
   try {
     withdraw();
+    retract();
   } catch (const std::exception&) {  // NOLINT: nobody needs these files any longer
   }
 }

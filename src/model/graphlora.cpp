@@ -133,7 +133,7 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
     x_TH = x_TH.index_copy(0, anchor_token_A, rows_AH.to(precision_.activation));
   }
   // Gradients of frozen embeddings, which nobody asks for.
-  if (is_off(Shortcut::backward) && at::GradMode::is_enabled() && !x_TH.requires_grad())
+  if (at::GradMode::is_enabled() && !x_TH.requires_grad() && is_off(Shortcut::backward))
     x_TH.set_requires_grad(true);
   const Decoder decoder(config_, slice_, tensor_, weights_, adapters_, rotary_);
   std::shared_ptr<const LayerRun> run;

@@ -27,10 +27,12 @@ ModelConfig every_target() {
   return model;
 }
 
-Outcome outcome(const std::string& gnn, const TrainConfig& config = tiny_train_config()) {
+Outcome outcome(const std::string& gnn, const TrainConfig& config = tiny_train_config(),
+                const std::string& projector = "mlp") {
   const SharedDataset shared;
   ModelConfig model = every_target();
   model.gnn.type = gnn;
+  model.projector = projector;
   return run(job(), shared.path(), three_groups(), model, config);
 }
 
@@ -44,6 +46,7 @@ const Outcome& quick(const std::string& gnn) {
 class WithoutShortcut : public ::testing::TestWithParam<Shortcut> {};
 
 TEST_P(WithoutShortcut, TrainsTheSame) {
+  const std::int64_t before = times_left_out(GetParam());
   std::vector<std::string> gnns{"lightgcn"};
   if (GetParam() == Shortcut::graph_sums || GetParam() == Shortcut::overlap ||
       GetParam() == Shortcut::embedding_update)
@@ -54,6 +57,27 @@ TEST_P(WithoutShortcut, TrainsTheSame) {
     const PlainPaths plain({GetParam()});
     expect_same(outcome(gnn), expected, 1e-9);
   }
+  // With a projector there is always something to train below the first layer.
+  if (GetParam() == Shortcut::backward) {
+    const Outcome expected = outcome("lightgcn", tiny_train_config(), "none");
+    const PlainPaths plain({GetParam()});
+    expect_same(outcome("lightgcn", tiny_train_config(), "none"), expected, 1e-9);
+  }
+  EXPECT_GT(times_left_out(GetParam()), before);
+}
+
+/// Where the linears are split, with their collectives.
+TEST(Shortcuts, SplitLinearsOneByOneTrainTheSame) {
+  if (world().size() % 2 != 0) GTEST_SKIP() << "needs two ranks";
+  const SharedDataset shared;
+  const auto split = [&] {
+    return run(job(), shared.path(), three_groups(), every_target(), tiny_train_config(),
+               {.tensor_parallel = 2});
+  };
+  const Outcome expected = split();
+  const PlainPaths plain({Shortcut::products, Shortcut::residual, Shortcut::last_layer,
+                          Shortcut::adapters, Shortcut::overlap});
+  expect_same(split(), expected, 1e-9);
 }
 
 /// Those that a step shows.
@@ -137,7 +161,9 @@ TEST(Shortcuts, ASaveThatIsWaitedForWritesTheSameBytes) {
   };
   const auto beside = train_to("beside");
   const PlainPaths plain({Shortcut::save});
+  const std::int64_t before = times_left_out(Shortcut::save);
   EXPECT_EQ(train_to("waited-for"), beside);
+  EXPECT_GT(times_left_out(Shortcut::save), before);
   EXPECT_GT(beside.size(), 4u);
 }
 

@@ -160,7 +160,7 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
   const double step = mean_of(*run.find("step"));
   c.overhead =
       std::max(0.0, step - llm - prompts - update - 2 * number(run, "gnn_layers") * edges_seconds -
-                        2 * owned_bytes / c.memory_bandwidth);
+                        2 * owned_bytes / c.memory_bandwidth - network_seconds(run));
   c.heap = heap_share(runs);
   c.program =
       std::max(0.0, number(run, "program_bytes") - c.heap * number(run, "activation_bytes"));
