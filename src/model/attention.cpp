@@ -353,7 +353,8 @@ struct Attention : torch::autograd::Function<Attention> {
     const at::Tensor q = q_SND.contiguous(), k = k_TGD.contiguous(), v = v_TGD.contiguous();
     ctx->saved_data["queries"] = at::IValue::make_capsule(queries);
     ctx->saved_data["window"] = window;
-    if (takes_device_path(q, Shortcut::attention)) return forward_on_device(ctx, q, k, v, *queries, window);
+    if (takes_device_path(q, Shortcut::attention))
+      return forward_on_device(ctx, q, k, v, *queries, window);
     const Shape shape = shape_of(q, k, window);
     at::Tensor o_SND = at::empty_like(q);
     at::Tensor log_sum_SN =

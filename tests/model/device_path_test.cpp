@@ -258,7 +258,9 @@ TEST_P(DevicePath, LayersShareTheirPacksPlan) {
       }
       const auto& batches = all.places()->batches(heads, device());
       EXPECT_EQ(batches.front().key_BK.device(), device());
-      if (first != nullptr) EXPECT_EQ(batches.front().key_BK.const_data_ptr(), first);
+      if (first != nullptr) {
+        EXPECT_EQ(batches.front().key_BK.const_data_ptr(), first);
+      }
       first = batches.front().key_BK.const_data_ptr();
     }
   }
