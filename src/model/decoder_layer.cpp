@@ -8,11 +8,11 @@
 namespace graphlora {
 
 BaseLinear Decoder::by_columns(const at::Tensor& weight, const at::Tensor& bias) const {
-  return {weight, bias, slice_.size > 1 ? SplitBy::column : SplitBy::none, tensor_};
+  return {weight, bias, slice_.size > 1 ? SplitBy::column : SplitBy::none, tensor_, 0, packs_};
 }
 
 BaseLinear Decoder::by_rows(const at::Tensor& weight, std::int64_t first_input) const {
-  return {weight, {}, slice_.size > 1 ? SplitBy::row : SplitBy::none, tensor_, first_input};
+  return {weight, {}, slice_.size > 1 ? SplitBy::row : SplitBy::none, tensor_, first_input, packs_};
 }
 
 at::Tensor Decoder::adapted(std::int64_t layer, const at::Tensor& x, const BaseLinear& base,

@@ -37,13 +37,16 @@ struct DecoderInputs {
 /// columns of its slice; what enters and leaves a layer is whole on all of them.
 class Decoder {
  public:
-  /// All by reference; `tensor` may be null where the slice is all of the model.
+  /// All by reference; `tensor` may be null where the slice is all of the model, `packs` where ATen
+  /// multiplies.
   Decoder(const LlamaConfig& config, const ModelSlice& slice, Communicator* tensor,
-          const BaseWeights& weights, const LoraAdapters& adapters, const RotaryTable& rotary)
+          const BaseWeights& weights, PackedWeights* packs, const LoraAdapters& adapters,
+          const RotaryTable& rotary)
       : config_(config),
         slice_(slice),
         tensor_(tensor),
         weights_(weights),
+        packs_(packs),
         adapters_(adapters),
         rotary_(rotary) {}
 
@@ -75,6 +78,7 @@ class Decoder {
   const ModelSlice& slice_;
   Communicator* tensor_;
   const BaseWeights& weights_;
+  PackedWeights* packs_;
   const LoraAdapters& adapters_;
   const RotaryTable& rotary_;
 };

@@ -135,7 +135,7 @@ at::Tensor GraphLora::forward(const Pack& pack, const AnchorRows& anchors,
   // Gradients of frozen embeddings, which nobody asks for.
   if (at::GradMode::is_enabled() && !x_TH.requires_grad() && is_off(Shortcut::backward))
     x_TH.set_requires_grad(true);
-  const Decoder decoder(config_, slice_, tensor_, weights_, adapters_, rotary_);
+  const Decoder decoder(config_, slice_, tensor_, weights_, &packs_, adapters_, rotary_);
   std::shared_ptr<const LayerRun> run;
   if (recompute_ && at::GradMode::is_enabled())
     run = std::make_shared<const LayerRun>(LayerRun{decoder, adapters_, inputs});

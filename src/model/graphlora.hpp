@@ -12,6 +12,7 @@
 #include "model/hf_checkpoint.hpp"
 #include "model/lora.hpp"
 #include "model/model_slice.hpp"
+#include "model/packed_weights.hpp"
 #include "model/rotary.hpp"
 
 namespace graphlora {
@@ -64,6 +65,7 @@ class GraphLora {
   ModelSlice slice_;
   Communicator* tensor_;
   BaseWeights weights_;
+  PackedWeights packs_;
   Precision precision_;
   Score score_;
   LoraAdapters adapters_;

@@ -8,6 +8,7 @@
 
 #include "dist/communicator.hpp"
 #include "model/dropout.hpp"
+#include "model/packed_weights.hpp"
 
 namespace graphlora {
 
@@ -22,6 +23,7 @@ struct BaseLinear {
   SplitBy split = SplitBy::none;
   Communicator* tensor = nullptr;  ///< the ranks that hold the slices; unused without a split
   std::int64_t first_input = 0;    ///< SplitBy::row: the global feature of x's first, for dropout
+  PackedWeights* packs = nullptr;  ///< what multiplies by the weight; null: ATen
 };
 
 /// Adapters that read one input: the k-th acts on outputs [slices[k].begin, +size), its A is rows
