@@ -1,7 +1,6 @@
 // graphlora benchmark: measures a training step and its parts, on the ranks given or on several
 // numbers of them.
 #include <fmt/format.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <optional>
@@ -14,6 +13,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/memory.hpp"
 #include "core/shortcuts.hpp"
 #include "dist/rank_map.hpp"
 #include "train/benchmark/fixed_partition.hpp"
@@ -270,7 +270,7 @@ void run_here(const BenchmarkOptions& options, const OptionTable& table, Job& jo
   Recommender model(job, workspace, options.model, settings.model_config, std::move(embeddings),
                     bias_columns);
   model.initialize_from_data();
-  malloc_trim(0);
+  release_free_memory();
   Run run = benchmark::measure_run(
       job, model, settings.train,
       {.micro = options.what != "macro",

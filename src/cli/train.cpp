@@ -1,4 +1,3 @@
-#include <malloc.h>
 
 #include <chrono>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/memory.hpp"
 #include "core/run_lock.hpp"
 #include "core/shortcuts.hpp"
 #include "dist/rank_map.hpp"
@@ -466,7 +466,7 @@ int run_train(Job& job, const std::vector<std::string>& arguments) {
       }
     }
   }
-  malloc_trim(0);  // what the start took and gave back
+  release_free_memory();  // what the start took and gave back
   lap("initial weights");
   if (root) {
     std::string parts;

@@ -1,10 +1,14 @@
 #include "core/memory.hpp"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <limits>
 #include <string>
+
+// tcmalloc's, null in a program without it (docs/adr/0010-tcmalloc.md).
+extern "C" void MallocExtension_ReleaseFreeMemory() __attribute__((weak));
 
 namespace graphlora {
 namespace {
@@ -41,5 +45,12 @@ std::int64_t available_memory_bytes() {
 std::int64_t total_memory_bytes() { return bytes_of("/proc/meminfo", "MemTotal:", 0); }
 
 std::int64_t huge_page_bytes() { return bytes_of("/proc/meminfo", "Hugetlb:", 0); }
+
+void release_free_memory() {
+  if (MallocExtension_ReleaseFreeMemory != nullptr)
+    MallocExtension_ReleaseFreeMemory();
+  else
+    malloc_trim(0);
+}
 
 }  // namespace graphlora

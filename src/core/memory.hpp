@@ -1,4 +1,4 @@
-// What memory this process takes and what the machine has left, as Linux tells.
+// What memory this process takes and gives back, and what the machine has left, as Linux tells.
 #pragma once
 #include <cstdint>
 
@@ -17,5 +17,8 @@ std::int64_t available_memory_bytes();
 /// does not say.
 std::int64_t total_memory_bytes();
 std::int64_t huge_page_bytes();
+/// Gives pages that the allocator holds without using them back to the system: after much was
+/// allocated that will not be needed again.
+void release_free_memory();
 
 }  // namespace graphlora

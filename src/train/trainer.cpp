@@ -1,8 +1,6 @@
 // Shapes: A anchors of this rank's examples, S examples of a pack, B examples of the global batch.
 #include "train/trainer.hpp"
 
-#include <malloc.h>
-
 #include <chrono>
 #include <cmath>
 #include <deque>
@@ -371,7 +369,7 @@ TrainResult run_steps(Job& job, Recommender& model, const TrainConfig& config,
     metrics = std::make_shared<MetricsLog>(config.output / "metrics.jsonl", result.state);
   });
   require_gnn_fits(job, model, stepper->sampler());
-  malloc_trim(0);  // what the start has left
+  release_free_memory();  // what the start has left
   const std::int64_t steps =
       config.steps >= 0 ? config.steps : stepper->sampler().batches_per_epoch();
   const RunIdentity identity{

@@ -1,8 +1,8 @@
 #include "train/workspace.hpp"
 
-#include <malloc.h>
-
 #include <chrono>
+
+#include "core/memory.hpp"
 
 namespace graphlora {
 namespace {
@@ -74,7 +74,7 @@ Workspace::Workspace(Job& job, const std::filesystem::path& data, PartitionConfi
     ensure_partition(job, *whole, partition, reuse);
     lap("partition");
   }
-  malloc_trim(0);  // what building a partition has left
+  release_free_memory();  // what building a partition has left
   job.agree([&] {
     dataset = std::make_unique<Dataset>(data, DatasetCheck::shapes);
     const std::filesystem::path directory = partition_directory(*dataset, grid->size());

@@ -185,7 +185,7 @@ TEST(GraphLora, LastLayerAtTheScoredTokensEqualsTheFullOne) {
   const auto model = make_model(config, weights, lora_config({2}), kFp64);
   const RotaryTable rotary = RotaryTable::make(64, config.head_dim, config.rope_theta, at::kDouble);
   const ModelSlice whole = ModelSlice::whole(config);
-  const Decoder decoder(config, whole, nullptr, weights, model->adapters(), rotary);
+  const Decoder decoder(config, whole, nullptr, weights, nullptr, model->adapters(), rotary);
   const Pack pack = pack_of(random_examples({9, 31}, 11));
   const at::Tensor z = at::randn({4, 4}, at::kDouble), last = pack.last_token_S;
   const std::vector<std::int64_t> scored{last[0].item<std::int64_t>(),

@@ -2,10 +2,10 @@
 #include "model/llm_memory.hpp"
 
 #include <gtest/gtest.h>
-#include <malloc.h>
 
 #include <cstdlib>
 
+#include "core/memory.hpp"
 #include "core/rng.hpp"
 #include "llm_fixture.hpp"
 #include "peak_memory.hpp"
@@ -74,7 +74,7 @@ std::int64_t measured(const LlamaConfig& config, const LoraConfig& lora, const P
   // The libraries' own buffers and the gradients come with the first step.
   const Pack small = pack_of_length(128, config.vocab_size);
   model.forward(small, anchors, {0.05, 1, 1}).sum().backward();
-  malloc_trim(0);
+  release_free_memory();
   const std::size_t before = testing::reset_peak_memory();
   model.forward(pack, anchors, {0.05, 1, 1}).sum().backward();
   return static_cast<std::int64_t>(testing::peak_memory() - before);

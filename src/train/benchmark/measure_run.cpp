@@ -1,7 +1,6 @@
 #include "train/benchmark/measure_run.hpp"
 
 #include <ATen/Parallel.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <fstream>
@@ -93,7 +92,7 @@ Run measure_run(Job& job, Recommender& model, const TrainConfig& config,
   const bool root = world.rank() == 0;
   std::unique_ptr<Stepper> stepper;
   job.agree([&] { stepper = std::make_unique<Stepper>(model, config, config.steps); });
-  malloc_trim(0);
+  release_free_memory();
 
   Run run;
   run.ranks = world.size();
