@@ -1,14 +1,16 @@
-// oneDNN's cache of products.
+// What oneDNN, and ideep between it and LibTorch, keep of products.
 #pragma once
 #include <cstdlib>
 
 namespace graphlora {
 
-/// Lets oneDNN keep the code of 16 products, unless the environment says otherwise. It keeps 1,024,
-/// some hundred KiB each, by their shapes, and nearly every pack has a length of its own; 16 are
-/// met again within a pack, from layer to layer. To be called before there are threads.
+/// Lets both keep what belongs to 16 products, unless the environment says otherwise. Each keeps
+/// 1,024 by their shapes, with code of 256 KiB for each of several kernels, and nearly every pack
+/// has a length of its own; 16 are met again within a pack, from layer to layer. To be called
+/// before there are threads.
 inline void bound_primitive_cache() {
-  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16", /*overwrite=*/0);
+  for (const char* name : {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
+    setenv(name, "16", /*overwrite=*/0);
 }
 
 }  // namespace graphlora

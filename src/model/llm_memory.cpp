@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "model/packed_weights.hpp"
-
 namespace graphlora {
 namespace {
 
@@ -57,10 +55,7 @@ LlmMemory predict_llm_memory(const LlamaConfig& c, const ModelSlice& slice, cons
   const std::int64_t layer_weights = (qkv + q + 3 * columns + 2) * hidden + (c.qkv_bias ? qkv : 0) +
                                      (c.qk_norm ? 2 * c.head_dim : 0);
   memory.weights = type * (layer_weights * c.layers + 3 * hidden);
-  // Forward's and backward's copies of the linears.
-  if (precision.device.is_cpu() && precision.activation == at::kBFloat16 &&
-      PackedWeights::available())
-    memory.weights += 2 * type * (qkv + q + 3 * columns) * hidden * c.layers;
+  if (step.packed) memory.packed = 2 * type * (qkv + q + 3 * columns) * hidden * c.layers;
   if (!step.embedding_mapped) memory.embedding = type * c.vocab_size * hidden;
   memory.adapters = number * adapter_elements(c, slice, lora) * (step.moments ? 4 : 2);
 

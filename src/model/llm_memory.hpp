@@ -11,17 +11,21 @@ namespace graphlora {
 /// Bytes of one rank.
 struct LlmMemory {
   std::int64_t weights = 0;      ///< the slice's linears, norms, biases
+  std::int64_t packed = 0;       ///< copies of the linears for forward and backward
   std::int64_t embedding = 0;    ///< embed_tokens, where it is not the map of the model's file
   std::int64_t adapters = 0;     ///< values, gradients, the optimizer's moments
   std::int64_t activations = 0;  ///< of one micro-batch, kept from its forward for its backward
   std::int64_t workspace = 0;    ///< what the layer at work has beside them, at its highest
-  std::int64_t total() const { return weights + embedding + adapters + activations + workspace; }
+  std::int64_t total() const {
+    return weights + packed + embedding + adapters + activations + workspace;
+  }
 };
 
 /// How a step is run.
 struct LlmStep {
   std::int64_t tokens = 0;        ///< of a micro-batch
   bool recompute = false;         ///< see GraphLora::set_recompute
+  bool packed = false;            ///< the linears are (PackedWeights::serve)
   bool moments = true;            ///< of the optimizer (AdamW), beside a gradient
   bool embedding_mapped = false;  ///< embed_tokens is the file's map: its pages are the system's
 };

@@ -37,6 +37,11 @@ bool PackedWeights::available() {
 #endif
 }
 
+bool PackedWeights::serve(const Precision& precision) {
+  return precision.device.is_cpu() && precision.activation == at::kBFloat16 &&
+         !is_off(Shortcut::packing) && available();
+}
+
 const at::Tensor& PackedWeights::packed(const at::Tensor& weight_OI, bool transposed) {
   at::Tensor& made =
       packed_[{weight_OI.const_data_ptr(), weight_OI.size(0), weight_OI.size(1), transposed}];

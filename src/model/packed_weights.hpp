@@ -7,6 +7,8 @@
 #include <optional>
 #include <tuple>
 
+#include "core/precision.hpp"
+
 namespace graphlora {
 
 /// Products with weights that never change, on the CPU in bf16 where it multiplies bf16 itself:
@@ -16,6 +18,8 @@ class PackedWeights {
  public:
   /// Whether this machine's CPU has bf16 products.
   static bool available();
+  /// Whether a model of this precision multiplies by packed weights here.
+  static bool serve(const Precision& precision);
 
   /// x·Wᵀ (+ added_TO), rounded once.
   at::Tensor times_transposed(const at::Tensor& x_TI, const at::Tensor& weight_OI,

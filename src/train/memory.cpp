@@ -11,6 +11,7 @@
 #include "dist/host_name.hpp"
 #include "dist/place.hpp"
 #include "model/llm_memory.hpp"
+#include "model/packed_weights.hpp"
 #include "train/embedding_store.hpp"
 
 namespace graphlora {
@@ -86,20 +87,24 @@ void report_llm_memory(Job& job, Recommender& model, const TrainConfig& config) 
   step.recompute = config.recompute == "layer";
   step.moments = config.optimizer.type == "adamw";
   const Precision& precision = llm.precision();
+  step.packed = PackedWeights::serve(llm.precision());
   step.embedding_mapped =
       precision.device.is_cpu() && model.base().stored_type() == precision.activation;
   const auto predict = [&] {
     return predict_llm_memory(llm.config(), llm.slice(), model.config().lora, precision, step);
   };
   const LlmMemory memory = predict();
-  const std::int64_t activations = memory.activations + memory.workspace;
-  const Demand demand = demand_of(job, activations);
+  // What a rank does not have yet when this is logged.
+  const std::int64_t to_come = memory.packed + memory.activations + memory.workspace;
+  const Demand demand = demand_of(job, to_come);
   if (job.world()->rank() != 0) return;
   log::info(
-      "predicted memory of the LLM: {:.3f} GiB on a rank (weights {:.3f}, token embeddings {:.3f}, "
-      "adapters {:.3f}, activations of {} tokens {:.3f}, the layer at work {:.3f} GiB)",
-      gib(memory.total()), gib(memory.weights), gib(memory.embedding), gib(memory.adapters),
-      step.tokens, gib(memory.activations), gib(memory.workspace));
+      "predicted memory of the LLM: {:.3f} GiB on a rank (weights {:.3f}, packed weights {:.3f}, "
+      "token embeddings {:.3f}, adapters {:.3f}, activations of {} tokens {:.3f}, the layer at "
+      "work "
+      "{:.3f} GiB)",
+      gib(memory.total()), gib(memory.weights), gib(memory.packed), gib(memory.embedding),
+      gib(memory.adapters), step.tokens, gib(memory.activations), gib(memory.workspace));
   if (demand.bytes <= demand.free) return;
   std::string advice = "give a smaller --micro-batch";
   if (!step.recompute) {
@@ -108,10 +113,12 @@ void report_llm_memory(Job& job, Recommender& model, const TrainConfig& config) 
     advice += fmt::format(", or --recompute layer, which takes {:.1f} GiB a rank",
                           gib(less.activations + less.workspace));
   }
+  if (step.packed)
+    advice += fmt::format(", or --train.plain packing, which saves {:.1f} GiB", gib(memory.packed));
   log::warn(
-      "activations will take {:.1f} GiB a rank, {:.1f} GiB on this {}, where {:.1f} GiB are free: "
+      "a step will take {:.1f} GiB a rank, {:.1f} GiB on this {}, where {:.1f} GiB are free: "
       "{}",
-      gib(activations), gib(demand.bytes), job.device().is_cpu() ? "host" : "GPU", gib(demand.free),
+      gib(to_come), gib(demand.bytes), job.device().is_cpu() ? "host" : "GPU", gib(demand.free),
       advice);
 }
 

@@ -142,8 +142,13 @@ TEST(LlmMemory, OfSevenBillionParameters) {
   const LlmMemory whole = predict_llm_memory(config, ModelSlice::whole(config), lora, bf16, step);
   EXPECT_EQ(whole.weights,
             2 * (32 * (4 * 4096LL * 4096 + 3 * 4096LL * 11008 + 2 * 4096) + 3 * 4096));
+  EXPECT_EQ(whole.packed, 0);
   EXPECT_EQ(whole.embedding, 2 * 32000LL * 4096);
   EXPECT_EQ(whole.adapters, 4 * 4 * 32 * 2 * 8 * (4096 + 4096LL));
+  step.packed = true;
+  EXPECT_EQ(predict_llm_memory(config, ModelSlice::whole(config), lora, bf16, step).packed,
+            2 * 2 * 32 * (4 * 4096LL * 4096 + 3 * 4096LL * 11008));
+  step.packed = false;
   std::cout << "T  tokens recompute  weights embed adapters activations workspace  total (GiB)\n";
   for (const int ranks : {1, 2, 4, 8}) {
     std::int64_t weights = 0, heads = 0;

@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "model/packed_weights.hpp"
 #include "training_run.hpp"
 
 namespace graphlora::test {
@@ -80,11 +81,12 @@ TEST(Shortcuts, SplitLinearsOneByOneTrainTheSame) {
   expect_same(split(), expected, 1e-9);
 }
 
-/// Those that a step shows.
+/// Those that a step in fp64 shows.
 std::vector<Shortcut> of_a_step() {
   std::vector<Shortcut> all;
-  for (std::size_t i = 0; i < kShortcuts; ++i)
-    if (static_cast<Shortcut>(i) != Shortcut::save) all.push_back(static_cast<Shortcut>(i));
+  for (std::size_t i = 0; i < kShortcuts; ++i) all.push_back(static_cast<Shortcut>(i));
+  std::erase(all, Shortcut::save);
+  std::erase(all, Shortcut::packing);
   return all;
 }
 
@@ -134,6 +136,33 @@ TEST(Shortcuts, UnknownOnesAreNamed) {
         << error.what();
   }
   EXPECT_FALSE(is_off(Shortcut::overlap));
+}
+
+TEST(Shortcuts, PackedWeightsTrainTheSameToTheirRounding) {
+  if (!PackedWeights::available()) GTEST_SKIP() << "this CPU has no bf16 products";
+  const SharedDataset shared;
+  const Workspace workspace(job(), shared.path(), PartitionConfig{});
+  const auto losses = [&] {
+    ModelConfig config = every_target();
+    config.precision = "bf16";
+    Recommender model(job(), workspace, kTinyLlama, config,
+                      tiny_embeddings(workspace, kWidth, at::kFloat), false);
+    model.initialize_from_data();
+    Stepper stepper(model, tiny_train_config(), kSteps);
+    std::vector<double> losses;
+    for (std::int64_t step = 1; step <= kSteps; ++step) losses.push_back(stepper.step(step).loss);
+    return losses;
+  };
+  const std::vector<double> packed = losses();
+  EXPECT_EQ(losses(), packed);
+  const std::int64_t before = times_left_out(Shortcut::packing);
+  const PlainPaths plain({Shortcut::packing});
+  const std::vector<double> unpacked = losses();
+  EXPECT_GT(times_left_out(Shortcut::packing), before);
+  // One bf16 number's rounding, and what steps make of it.
+  EXPECT_NEAR(packed[0], unpacked[0], 4e-3 * unpacked[0]);
+  for (std::size_t k = 1; k < packed.size(); ++k)
+    EXPECT_NEAR(packed[k], unpacked[k], 3e-2 * unpacked[k]) << "step " << k + 1;
 }
 
 /// What a run leaves on disk, by name, but for the manifest, which names the run's own directory.

@@ -10,6 +10,7 @@
 #include "core/memory.hpp"
 #include "model/llm_flops.hpp"
 #include "model/llm_memory.hpp"
+#include "model/packed_weights.hpp"
 #include "train/benchmark/environment.hpp"
 #include "train/benchmark/macro.hpp"
 #include "train/benchmark/micro.hpp"
@@ -38,6 +39,7 @@ Held held(Recommender& model, const TrainConfig& config, std::int64_t peak, doub
   const LlmStep step{.tokens = static_cast<std::int64_t>(
                          std::min(static_cast<double>(config.micro_batch), tokens / replicas)),
                      .recompute = config.recompute == "layer",
+                     .packed = PackedWeights::serve(llm.precision()),
                      .moments = moments,
                      .embedding_mapped = cpu};
   const LlmMemory memory =

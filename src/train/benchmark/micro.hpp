@@ -14,7 +14,8 @@ std::vector<Measurement> measure_matrices(Job& job, const Repetitions& repetitio
                                           Recommender& model, std::int64_t tokens);
 
 /// The decoder forward and backward (as a step runs it, without the graph side), by tokens of a
-/// pack of the first training batches. Collective.
+/// pack of the first training batches; "new length" is a pack's first time, which makes the code of
+/// products of its length, as a step does for nearly every pack. Collective.
 std::vector<Measurement> measure_decoder(Job& job, const Repetitions& repetitions,
                                          Recommender& model, const TrainConfig& config);
 

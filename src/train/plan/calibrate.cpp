@@ -62,6 +62,18 @@ double mean_phase(const Run& run, const char* name) {
   return m == nullptr ? 0 : mean_of(*m);
 }
 
+/// What a pack takes beyond another of its length: the median over the lengths measured.
+double new_length_seconds(const Run& run) {
+  std::vector<double> seconds;
+  for (const auto& first : run.measurements) {
+    if (first.name != "decoder, new length") continue;
+    for (const auto& again : run.measurements)
+      if (again.name == "decoder" && again.size == first.size)
+        seconds.push_back(std::max(0.0, median_of(first) - median_of(again)));
+  }
+  return seconds.empty() ? 0 : benchmark::estimate(seconds).median;
+}
+
 /// How what no prediction knows of grows with the activations, over all runs: freed blocks that the
 /// heap keeps. 0 where the runs have about the same activations.
 double heap_share(const std::vector<Run>& runs) {
@@ -132,6 +144,7 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
     c.matrix_efficiency.points.emplace_back(m.size, rate);
   }
   for (auto& [tokens, rate] : c.matrix_efficiency.points) rate /= c.matrix_rate;
+  c.pack_overhead = new_length_seconds(run);
   // In a step it shares caches and memory with everything else.
   const double llm = mean_phase(run, "LLM forward") + mean_phase(run, "LLM backward");
   const double replicas = static_cast<double>(run.ranks) / static_cast<double>(run.tensor_parallel);
@@ -141,7 +154,8 @@ Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::in
     const double packs = packs_of(tokens, length, static_cast<double>(run.micro_batch));
     const double expected =
         tokens * flops / (c.matrix_rate * c.matrix_efficiency.at(tokens / packs));
-    for (auto& [size, share] : c.matrix_efficiency.points) share *= expected / llm;
+    const double measured = std::max(llm - packs * c.pack_overhead, 0.5 * llm);
+    for (auto& [size, share] : c.matrix_efficiency.points) share *= expected / measured;
   }
   double edges_seconds = 0;
   if (const auto* m = run.find("SpMM"); m != nullptr && m->size > 0) {

@@ -28,6 +28,7 @@ struct Cluster {
   double edges = 0;              ///< entries of the graph per second at 8 numbers a row
   double loading = 0;            ///< tokens of prompts per second
   double overhead = 0;           ///< seconds of a step that nothing else accounts for
+  double pack_overhead = 0;      ///< seconds of a pack whatever its size
   Link within, between;          ///< links of a node and of the network
   std::int64_t devices() const { return nodes * per_node; }
   /// The slowest link that these many ranks talk over.

@@ -10,6 +10,7 @@
 #include "core/error.hpp"
 #include "model/llm_flops.hpp"
 #include "model/llm_memory.hpp"
+#include "model/packed_weights.hpp"
 
 namespace graphlora::plan {
 namespace {
@@ -85,6 +86,7 @@ LlmMemory llm_memory(const Setting& s) {
   const LlmStep step{.tokens = static_cast<std::int64_t>(
                          std::ceil(std::min(static_cast<double>(s.layout.micro_batch), s.tokens))),
                      .recompute = s.layout.recompute,
+                     .packed = PackedWeights::serve(precision),
                      .moments = s.train.optimizer.type == "adamw",
                      .embedding_mapped = !s.cluster.gpu};
   return predict_llm_memory(s.model.config, s.slice, s.model.settings.lora, precision, step);
@@ -133,6 +135,8 @@ void add_times(const Setting& s, const LlmMemory& memory, Prediction& p) {
                   "{:.0f} tokens",
                   s.tokens, linear + attention, s.layout.recompute ? " × 1.5" : "",
                   100 * efficiency, 1e-12 * c.matrix_rate, s.packs, s.pack_tokens));
+  add("lengths of packs", Bound::compute, s.packs * c.pack_overhead,
+      fmt::format("{:.0f} packs, each with products of its own length", s.packs));
   if (s.layout.tensor_parallel > 1) {
     // Two sums forward, two backward; on the CPU a bf16 sum travels as fp32.
     const double reduces = 4 * static_cast<double>(s.model.config.layers) * s.packs * recompute;
@@ -164,6 +168,7 @@ void add_memory(const Setting& s, const LlmMemory& llm, Prediction& p) {
   const auto width = static_cast<double>(w.embedding_width);
   add("program", s.cluster.program);
   add("LLM weights", static_cast<double>(llm.weights + llm.embedding));
+  add("packed weights", static_cast<double>(llm.packed));
   if (!s.cluster.gpu) add("model file's map", static_cast<double>(s.model.file_bytes));
   add("adapters", static_cast<double>(llm.adapters));
   add("activations", static_cast<double>(llm.activations));
