@@ -19,6 +19,7 @@
 #include "core/primitive_cache.hpp"
 #include "model/attention.hpp"
 #include "model/lora_linear.hpp"
+#include "model/packed_weights.hpp"
 #include "model/rms_norm.hpp"
 #include "model/rotary.hpp"
 #include "model/simd.hpp"
@@ -60,7 +61,8 @@ Limit square_product() {
   double best = 0;
   for (const std::int64_t size : {1024, 2048, 3072}) {
     const at::Tensor a = random({size, size}), b = random({size, size});
-    const double seconds = seconds_of([&] { at::mm(a, b); });
+    PackedWeights packs;
+    const double seconds = seconds_of([&] { packs.times(a, b); });
     best = std::max(best, 2.0 * static_cast<double>(size * size * size) / seconds);
   }
   return {"square bf16 products", best};
@@ -118,8 +120,9 @@ void products(const Tokens& tokens, const Limit& limit) {
     const at::Tensor weight_OI = random({outputs, inputs}), x_TI = random({tokens.count(), inputs}),
                      dy_TO = random({tokens.count(), outputs});
     const double flops = 2.0 * static_cast<double>(tokens.count() * outputs * inputs);
-    const double there = seconds_of([&] { at::mm(x_TI, weight_OI.t()); }),
-                 back = seconds_of([&] { at::mm(dy_TO, weight_OI); });
+    PackedWeights packs;
+    const double there = seconds_of([&] { packs.times_transposed(x_TI, weight_OI, {}); }),
+                 back = seconds_of([&] { packs.times(dy_TO, weight_OI); });
     print(fmt::format("product {} forward", name).c_str(), "FLOP", flops, there, limit);
     print(fmt::format("product {} backward", name).c_str(), "FLOP", flops, back, limit);
     all_flops += flops, forward += there, backward += back;
@@ -193,8 +196,9 @@ void beside_products(const Tokens& tokens, const Limit& arithmetic) {
   const std::int64_t t = tokens.count();
   const at::Tensor x_TI = random({t, kMiddle}), down_HI = random({kHidden, kMiddle}),
                    stream_TH = random({t, kHidden});
-  const double alone = seconds_of([&] { at::mm(x_TI, down_HI.t()); }),
-               added = seconds_of([&] { at::addmm(stream_TH, x_TI, down_HI.t()); });
+  PackedWeights packs;
+  const double alone = seconds_of([&] { packs.times_transposed(x_TI, down_HI, {}); }),
+               added = seconds_of([&] { packs.times_transposed(x_TI, down_HI, stream_TH); });
   const std::int64_t bytes = t * kHidden * 2;
   print("residual, beside its product", "bytes", static_cast<double>(bytes),
         std::max(added - alone, 1e-9), copy_of(bytes / 2));
@@ -204,8 +208,9 @@ void beside_products(const Tokens& tokens, const Limit& arithmetic) {
                            at::randn({(kHeads + kGroups) * kDim, kRank}),
                            {{0, kHeads * kDim}, {(kHeads + kGroups) * kDim, kGroups * kDim}},
                            2};
-  const double base = seconds_of([&] { at::mm(x_TH, qkv_OH.t()); }),
-               adapted = seconds_of([&] { lora_linear(x_TH, {qkv_OH}, {}, adapters, {}, {}); });
+  const BaseLinear qkv{.weight_OI = qkv_OH, .packs = &packs};
+  const double base = seconds_of([&] { packs.times_transposed(x_TH, qkv_OH, {}); }),
+               adapted = seconds_of([&] { lora_linear(x_TH, qkv, {}, adapters, {}, {}); });
   const double flops =
       2.0 * static_cast<double>(t * kRank * (2 * kHidden + (kHeads + kGroups) * kDim));
   print("adapters of q and v, beside their product", "FLOP", flops, std::max(adapted - base, 1e-9),

@@ -11,9 +11,9 @@
 
 namespace graphlora {
 
-/// Products with weights that never change, on the CPU in bf16 where it multiplies bf16 itself:
-/// x·Wᵀ and dy·W each from a copy of W packed at its first use and kept. Everything else, and all
-/// of it with Shortcut::packing off, goes to ATen's product. Of one thread at a time.
+/// Products with weights that never change and outlive it, on the CPU in bf16 where it multiplies
+/// bf16 itself: x·Wᵀ and dy·W each from a copy of W packed at its first use and kept. Everything
+/// else, and all of it with Shortcut::packing off, goes to ATen's product. Of one thread at a time.
 class PackedWeights {
  public:
   /// Whether this machine's CPU has bf16 products.

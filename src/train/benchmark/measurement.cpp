@@ -54,20 +54,21 @@ std::vector<RankMeasurement> gather(Communicator& world, const std::vector<Measu
   return result;
 }
 
+double time_once(Job& job, const std::function<void()>& once, int times) {
+  synchronize(job.device());
+  job.world()->barrier();
+  const double start = now();
+  for (int i = 0; i < times; ++i) once();
+  synchronize(job.device());
+  return (now() - start) / times;
+}
+
 std::vector<double> time_of(Job& job, const Repetitions& repetitions,
                             const std::function<void()>& once) {
-  Communicator& world = *job.world();
-  const auto run = [&](int times) {
-    synchronize(job.device());
-    world.barrier();
-    const double start = now();
-    for (int i = 0; i < times; ++i) once();
-    synchronize(job.device());
-    return (now() - start) / times;
-  };
+  const auto run = [&](int times) { return time_once(job, once, times); };
   run(1);  // makes connections, loads kernels
   const at::Tensor slowest = at::full({1}, run(1), at::kDouble);
-  world.all_reduce(slowest, ReduceOp::max, Traffic::control).wait();
+  job.world()->all_reduce(slowest, ReduceOp::max, Traffic::control).wait();
   const int times = static_cast<int>(
       std::clamp(std::ceil(kShortest / std::max(slowest.item<double>(), 1e-9)), 1.0, kMostRuns));
   for (int i = 0; i < repetitions.warm_up; ++i) run(times);

@@ -39,6 +39,10 @@ struct Repetitions {
   int warm_up = 0, count = 0;
 };
 
+/// Seconds of a call of `once` on this rank, all ranks at the same time: with all that a first call
+/// makes, where nothing has called it. Collective.
+double time_once(Job& job, const std::function<void()>& once, int times = 1);
+
 /// Times `once` on all ranks at the same time, each repetition behind a barrier. What is over in
 /// less than a millisecond runs many times in each repetition, and its mean counts. `once` may be
 /// collective. Collective.

@@ -136,17 +136,18 @@ std::vector<Measurement> measure_decoder(Job& job, const Repetitions& repetition
     AnchorRows anchors;
     if (model.has_projector()) anchors.embedding_MH = leaf(hidden);
     if (model.gnn() != nullptr) anchors.z_Mr = leaf(model.config().lora.rank);
-    const auto add = [&](const char* name, const Repetitions& of) {
+    const auto once = [&] {
+      const at::Tensor score_S = model.llm().forward(pack, anchors, dropout);
+      torch::autograd::backward({score_S.sum()}, {});
+    };
+    const auto add = [&](const char* name, std::vector<double> seconds) {
       result.push_back({name, fmt::format("{} tokens", tokens), "tokens",
                         static_cast<double>(tokens), static_cast<double>(tokens),
-                        time_of(job, of, [&] {
-                          const at::Tensor score_S = model.llm().forward(pack, anchors, dropout);
-                          torch::autograd::backward({score_S.sum()}, {});
-                        })});
+                        std::move(seconds)});
     };
     // The first of all has more to make than what depends on the length.
-    if (count > 1) add("decoder, new length", {.warm_up = 0, .count = 1});
-    add("decoder", repetitions);
+    if (count > 1) add("decoder, new length", {time_once(job, once)});
+    add("decoder", time_of(job, repetitions, once));
   }
   for (const Parameter& parameter : model.parameters())
     at::Tensor(parameter.value).mutable_grad() = at::Tensor();
