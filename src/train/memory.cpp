@@ -100,9 +100,8 @@ void report_llm_memory(Job& job, Recommender& model, const TrainConfig& config) 
   if (job.world()->rank() != 0) return;
   log::info(
       "predicted memory of the LLM: {:.3f} GiB on a rank (weights {:.3f}, packed weights {:.3f}, "
-      "token embeddings {:.3f}, adapters {:.3f}, activations of {} tokens {:.3f}, the layer at "
-      "work "
-      "{:.3f} GiB)",
+      "token embeddings {:.3f}, adapters {:.3f}, activations of {} tokens {:.3f}, "
+      "the layer at work {:.3f} GiB)",
       gib(memory.total()), gib(memory.weights), gib(memory.packed), gib(memory.embedding),
       gib(memory.adapters), step.tokens, gib(memory.activations), gib(memory.workspace));
   if (demand.bytes <= demand.free) return;

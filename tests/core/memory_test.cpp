@@ -8,7 +8,7 @@
 namespace graphlora {
 namespace {
 
-// With tcmalloc and with libc's allocator alike: the test runs with whichever is linked.
+// By libc's allocator: tests are linked without tcmalloc (docs/adr/0010-tcmalloc.md).
 TEST(Memory, WhatIsFreeIsGivenBack) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "a sanitizer's allocator keeps what is freed";
