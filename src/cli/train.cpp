@@ -100,9 +100,8 @@ struct TrainOptions : TrainSettings {
         .add("Training", "train.plain", &plain,
              "shortcuts to leave out, each for its plain path with the same result to rounding "
              "(docs/performance.md): attention, norms, rotary, swiglu, adapters, graph-sums, "
-             "optimizer, packing, products, residual, last-layer, backward, embedding-update, "
-             "overlap, "
-             "save, or all")
+             "optimizer, attention-tiles, packing, products, residual, last-layer, backward, "
+             "embedding-update, overlap, save, or all")
         .add("Training", "tensor-parallel", &tensor_parallel,
              "ranks of one host that share a replica of the LLM, at most one per key/value group; "
              "the "

@@ -20,6 +20,7 @@ enum class Shortcut : std::uint8_t {
   graph_sums,
   optimizer,
   // What is computed, and when.
+  attention_tiles,
   packing,
   products,
   residual,
@@ -34,9 +35,10 @@ enum class Shortcut : std::uint8_t {
 inline constexpr std::size_t kShortcuts = static_cast<std::size_t>(Shortcut::count);
 /// By value of Shortcut, as options name them.
 inline constexpr std::array<const char*, kShortcuts> kShortcutNames{
-    "attention",  "norms",     "rotary",           "swiglu",   "adapters",
-    "graph-sums", "optimizer", "packing",          "products", "residual",
-    "last-layer", "backward",  "embedding-update", "overlap",  "save"};
+    "attention",  "norms",      "rotary",          "swiglu",           "adapters",
+    "graph-sums", "optimizer",  "attention-tiles", "packing",          "products",
+    "residual",   "last-layer", "backward",        "embedding-update", "overlap",
+    "save"};
 inline constexpr std::array kVectorKernels{
     Shortcut::attention, Shortcut::norms,      Shortcut::rotary,   Shortcut::swiglu,
     Shortcut::adapters,  Shortcut::graph_sums, Shortcut::optimizer};

@@ -2,11 +2,12 @@
 #include "model/attention.hpp"
 
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/device_loop.hpp"
 #include "core/error.hpp"
+#include "model/attention_pieces.hpp"
+#include "model/attention_tiles.hpp"
 #include "model/simd.hpp"
 #include "model/small_matmul.hpp"
 
@@ -19,8 +20,6 @@ using simd::Vec;
 
 constexpr std::int64_t kQueryBlock =
     32;  // queries whose scores are in memory at once, times the heads of a group
-// Tokens of a tree's segments that one task of a forward takes, so that threads share a large tree.
-constexpr std::int64_t kPieceTokens = 256;
 
 using Queries = SegmentQueries;
 
@@ -39,16 +38,8 @@ GRAPHLORA_INLINE Seen seen_by(const Queries& s, std::int64_t first, std::int64_t
   return {begin, end, simd::padded<C>(end - begin)};
 }
 
-struct Shape {
-  std::int64_t heads, groups, dim;
-  std::int64_t window;  // keys a query sees, 0: all before it
-  std::int64_t heads_per_group() const { return heads / groups; }
-};
-
-/// Consecutive segments [first, end) of one tree.
-struct Piece {
-  std::size_t first, end;
-};
+using Shape = AttentionShape;
+using Piece = AttentionPiece;
 
 /// Buffers of one thread, reused from task to task. Rows hold a multiple of the lane count; what
 /// lies behind the real columns is never read, or counts nothing.
@@ -118,8 +109,7 @@ GRAPHLORA_INLINE Sums<C> exponentials(C* row, std::int64_t begin, std::int64_t e
     const Vec<C> score = simd::load(row + j);
     highest = score > highest ? score : highest;
   }
-  C most = highest[0];
-  for (std::int64_t lane = 1; lane < kLanes<C>; ++lane) most = std::max(most, highest[lane]);
+  const C most = simd::largest(highest);
   Vec<C> sums{};
   for (std::int64_t j = 0; j < width; j += kLanes<C>) {
     const Vec<C> e = simd::exp(simd::load(row + j) - most);
@@ -128,20 +118,6 @@ GRAPHLORA_INLINE Sums<C> exponentials(C* row, std::int64_t begin, std::int64_t e
   }
   const C total = simd::sum(sums);
   return {1 / total, most + std::log(total)};
-}
-
-/// Of a piece: the most keys along a segment's path, the most queries of a segment.
-struct Most {
-  std::int64_t keys = 0, queries = 0;
-};
-
-GRAPHLORA_INLINE Most most_of(const Queries* segments, const Piece& piece) {
-  Most most;
-  for (std::size_t i = piece.first; i < piece.end; ++i) {
-    most.keys = std::max(most.keys, segments[i].keys());
-    most.queries = std::max(most.queries, segments[i].count);
-  }
-  return most;
 }
 
 /// Keys or values of segment i at their places along its path, in rows and, unless `columns` is
@@ -180,12 +156,12 @@ GRAPHLORA_CLONES void forward_task(const T* q, const T* k, const T* v, T* o, Com
                                    const Queries* segments, const Piece& piece, const Shape& shape,
                                    Workspace<Compute<T>>& w) {
   using C = Compute<T>;
-  const Most most = most_of(segments, piece);
+  const AttentionMost most = most_of(segments, piece);
   const std::int64_t dim = shape.dim, wide = simd::padded<C>(dim),
                      keys = simd::padded<C>(most.keys);
-  const std::int64_t heads = shape.heads_per_group(), q_row = shape.heads * dim,
-                     kv_row = shape.groups * dim;
-  const C scale = 1 / std::sqrt(static_cast<C>(dim));
+  const std::int64_t heads = shape.heads_per_group(), q_row = shape.q_row(),
+                     kv_row = shape.kv_row();
+  const C scale = shape.scale<C>();
   C* k_rows = w.sized(w.k, most.keys * wide);
   C* k_columns = w.sized(w.k_transposed, dim * keys);
   C* v_rows = w.sized(w.v, most.keys * wide);
@@ -239,12 +215,12 @@ GRAPHLORA_CLONES void backward_task(const T* q, const T* k, const T* v, const Co
                                     const Piece& piece, const Shape& shape,
                                     Workspace<Compute<T>>& w) {
   using C = Compute<T>;
-  const Most most = most_of(segments, piece);
+  const AttentionMost most = most_of(segments, piece);
   const std::int64_t dim = shape.dim, wide = simd::padded<C>(dim),
                      keys = simd::padded<C>(most.keys);
-  const std::int64_t heads = shape.heads_per_group(), q_row = shape.heads * dim,
-                     kv_row = shape.groups * dim;
-  const C scale = 1 / std::sqrt(static_cast<C>(dim));
+  const std::int64_t heads = shape.heads_per_group(), q_row = shape.q_row(),
+                     kv_row = shape.kv_row();
+  const C scale = shape.scale<C>();
   C* k_rows = w.sized(w.k, most.keys * wide);
   C* k_columns = w.sized(w.k_transposed, dim * keys);
   C* v_rows = w.sized(w.v, most.keys * wide);
@@ -313,35 +289,6 @@ GRAPHLORA_CLONES void backward_task(const T* q, const T* k, const T* v, const Co
   leave_path(dv_rows, wide, segments, last, 0, dim, dv, kv_row);
 }
 
-Shape shape_of(const at::Tensor& q, const at::Tensor& k, std::int64_t window) {
-  return {q.size(1), k.size(1), q.size(2), window};
-}
-
-/// Each tree as pieces of `tokens` or a little more, or as one.
-std::vector<Piece> pieces_of(const std::vector<Queries>& queries, std::int64_t tokens) {
-  std::vector<Piece> pieces;
-  std::int64_t used = 0;
-  for (std::size_t i = 0; i < queries.size(); ++i) {
-    if (i == 0 || queries[i].parent < 0 || used >= tokens) {
-      pieces.push_back({i, i});
-      used = 0;
-    }
-    pieces.back().end = i + 1;
-    used += queries[i].length;
-  }
-  return pieces;
-}
-
-/// Runs task(piece, group, workspace) for all pieces and groups in parallel.
-template <class C, class Task>
-void for_each_task(const std::vector<Piece>& pieces, std::int64_t groups, const Task& task) {
-  const auto tasks = static_cast<std::int64_t>(pieces.size()) * groups;
-  at::parallel_for(0, tasks, 1, [&](std::int64_t begin, std::int64_t end) {
-    Workspace<C> workspace;
-    for (std::int64_t i = begin; i < end; ++i) task(pieces[i / groups], i % groups, workspace);
-  });
-}
-
 /// Per head and query i over the keys j that it sees: s = q·k/√D, p = softmax(s), o_i = Σ_j
 /// p_ij·v_j. Adjoint, with p recomputed from the log-sum-exp: dv_j = Σ_i p_ij·do_i; dp_ij =
 /// do_i·v_j; ds_ij = p_ij·(dp_ij − Σ_j p_ij·dp_ij); dq_i = Σ_j ds_ij·k_j/√D; dk_j = Σ_i
@@ -355,7 +302,12 @@ struct Attention : torch::autograd::Function<Attention> {
     ctx->saved_data["window"] = window;
     if (takes_device_path(q, Shortcut::attention))
       return forward_on_device(ctx, q, k, v, *queries, window);
-    const Shape shape = shape_of(q, k, window);
+    if (attention_tiles_fit(q)) {
+      auto [o, log_sum] = tile_attention(q, k, v, *queries, window);
+      ctx->save_for_backward({q_SND, k_TGD, v_TGD, log_sum});
+      return o;
+    }
+    const Shape shape = attention_shape(q, k, window);
     at::Tensor o_SND = at::empty_like(q);
     at::Tensor log_sum_SN =
         at::empty({q.size(0), shape.heads},
@@ -363,16 +315,16 @@ struct Attention : torch::autograd::Function<Attention> {
     const std::vector<Queries>& segments = queries->segments();
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, q.scalar_type(), "attention", [&] {
       using C = Compute<scalar_t>;
-      for_each_task<C>(pieces_of(segments, kPieceTokens), shape.groups,
-                       [&](const Piece& piece, std::int64_t group, Workspace<C>& workspace) {
-                         const std::int64_t head = group * shape.heads_per_group();
-                         forward_task(q.const_data_ptr<scalar_t>() + head * shape.dim,
-                                      k.const_data_ptr<scalar_t>() + group * shape.dim,
-                                      v.const_data_ptr<scalar_t>() + group * shape.dim,
-                                      o_SND.data_ptr<scalar_t>() + head * shape.dim,
-                                      log_sum_SN.data_ptr<C>() + head, segments.data(), piece,
-                                      shape, workspace);
-                       });
+      for_each_attention_task<Workspace<C>>(
+          attention_pieces(segments, kForwardPieceTokens), shape.groups,
+          [&](const Piece& piece, std::int64_t group, Workspace<C>& workspace) {
+            const std::int64_t head = group * shape.heads_per_group();
+            forward_task(q.const_data_ptr<scalar_t>() + head * shape.dim,
+                         k.const_data_ptr<scalar_t>() + group * shape.dim,
+                         v.const_data_ptr<scalar_t>() + group * shape.dim,
+                         o_SND.data_ptr<scalar_t>() + head * shape.dim,
+                         log_sum_SN.data_ptr<C>() + head, segments.data(), piece, shape, workspace);
+          });
     });
     ctx->save_for_backward({q_SND, k_TGD, v_TGD, log_sum_SN});
     return o_SND;
@@ -392,13 +344,17 @@ struct Attention : torch::autograd::Function<Attention> {
       return {dq, dk, dv, at::Tensor(), at::Tensor()};
     }
     const at::Tensor& log_sum_SN = saved[3];
-    const Shape shape = shape_of(q, k, window);
+    if (attention_tiles_fit(q)) {
+      const auto [dq, dk, dv] = tile_attention_backward(d_o, q, k, v, log_sum_SN, queries, window);
+      return {dq, dk, dv, at::Tensor(), at::Tensor()};
+    }
+    const Shape shape = attention_shape(q, k, window);
     const std::vector<Queries>& segments = queries.segments();
     at::Tensor dq_SND = at::empty_like(q), dk_TGD = at::empty_like(k), dv_TGD = at::empty_like(v);
     AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, q.scalar_type(), "attention_backward", [&] {
       using C = Compute<scalar_t>;
-      for_each_task<C>(
-          pieces_of(segments, std::numeric_limits<std::int64_t>::max()), shape.groups,
+      for_each_attention_task<Workspace<C>>(
+          attention_pieces(segments, kWholeTree), shape.groups,
           [&](const Piece& piece, std::int64_t group, Workspace<C>& workspace) {
             const std::int64_t head = group * shape.heads_per_group(), at = head * shape.dim,
                                kv_at = group * shape.dim;

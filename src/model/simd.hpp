@@ -106,11 +106,33 @@ GRAPHLORA_INLINE void store(T* to, Vec<Compute<T>> v, std::int64_t n) {
   std::copy_n(part, n, to);
 }
 
+/// All lanes by `join`, halves at a time, in every lane.
+template <class V, class Join>
+GRAPHLORA_INLINE V across(V v, const Join& join) {
+  if constexpr (sizeof(v[0]) == sizeof(float)) {
+    v = join(v,
+             __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    v = join(v,
+             __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    v = join(v,
+             __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    return join(
+        v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  } else {
+    v = join(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+    v = join(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+    return join(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
+  }
+}
 template <class V>
 GRAPHLORA_INLINE auto sum(V v) {
-  std::remove_cvref_t<decltype(v[0])> total = 0;
-  for (std::size_t i = 0; i < sizeof(v) / sizeof(v[0]); ++i) total += v[i];
-  return total;
+  return across(
+      v, [](V a, V b) __attribute__((always_inline)) { return a + b; })[0];
+}
+template <class V>
+GRAPHLORA_INLINE auto largest(V v) {
+  return across(
+      v, [](V a, V b) __attribute__((always_inline)) { return a > b ? a : b; })[0];
 }
 
 /// eˣ to 2 ulp for float (Cephes' polynomial; 0 below −87.3, finite up to 88), the library's for

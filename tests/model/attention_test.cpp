@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "attention_fixture.hpp"
 #include "core/error.hpp"
 #include "gradient_check.hpp"
 #include "llm_fixture.hpp"
@@ -11,46 +12,10 @@ namespace graphlora {
 namespace {
 
 using testing::leaf;
+using testing::reference_attention;
 using testing::relative_error;
-
-std::vector<Segment> segments_of(const std::vector<std::int64_t>& lengths) {
-  std::vector<Segment> segments;
-  std::int64_t begin = 0;
-  for (const std::int64_t length : lengths) {
-    segments.push_back({.begin = begin, .length = length});
-    begin += length;
-  }
-  return segments;
-}
-
-/// Softmax attention of one segment after the other over its path, with the mask written out.
-at::Tensor reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     const std::vector<Segment>& segments, std::int64_t window = 0) {
-  const std::int64_t repeat = q.size(1) / k.size(1);
-  std::vector<at::Tensor> outputs;
-  for (const Segment& s : segments) {
-    std::vector<at::Tensor> path;
-    for (const Segment* p = &s;; p = &segments[p->parent]) {
-      path.insert(path.begin(), at::arange(p->begin, p->begin + p->length));
-      if (p->parent < 0) break;
-    }
-    const at::Tensor rows = at::cat(path);
-    const auto along_path = [&](const at::Tensor& x) {
-      return x.index_select(0, rows).transpose(0, 1).repeat_interleave(repeat, 0);
-    };
-    const at::Tensor scores =
-        at::matmul(q.narrow(0, s.begin, s.length).transpose(0, 1), along_path(k).transpose(1, 2)) /
-        std::sqrt(static_cast<double>(q.size(2)));
-    const std::int64_t keys = rows.numel();
-    const at::Tensor ones = at::ones({keys, keys}, at::kBool);
-    at::Tensor hidden = ones.triu(1);
-    if (window > 0) hidden = hidden.logical_or(ones.tril(-window));
-    hidden = hidden.slice(0, keys - s.length);
-    outputs.push_back(at::matmul(scores.masked_fill(hidden, -INFINITY).softmax(-1), along_path(v))
-                          .transpose(0, 1));
-  }
-  return at::cat(outputs);
-}
+using testing::segments_of;
+using testing::trees;
 
 TEST(Attention, EqualsTheMaskedSoftmax) {
   at::manual_seed(1);
@@ -60,7 +25,7 @@ TEST(Attention, EqualsTheMaskedSoftmax) {
     const at::Tensor q = at::randn({217, heads, dim}, at::kDouble) * 2,
                      k = at::randn({217, groups, dim}, at::kDouble);
     const at::Tensor v = at::randn({217, groups, dim}, at::kDouble),
-                     expected = reference(q, k, v, segments);
+                     expected = reference_attention(q, k, v, segments);
     const auto error = [&](at::ScalarType type) {
       return relative_error(attention(q.to(type), k.to(type), v.to(type), segments), expected);
     };
@@ -84,7 +49,7 @@ TEST(Attention, GradientsOverSeveralQueryBlocksEqualAutogradOfTheDefinition) {
   const at::Tensor q = leaf({116, 6, 8}), k = leaf({116, 2, 8}), v = leaf({116, 2, 8});
   const at::Tensor weight = at::randn({116, 6, 8}, at::kDouble);
   const auto expected =
-      torch::autograd::grad({(reference(q, k, v, segments) * weight).sum()}, {q, k, v});
+      torch::autograd::grad({(reference_attention(q, k, v, segments) * weight).sum()}, {q, k, v});
   for (const auto& [type, tolerance] :
        {std::pair{at::kDouble, 1e-12}, {at::kFloat, 1e-5}, {at::kBFloat16, 3e-2}}) {
     const at::Tensor a = q.detach().to(type).requires_grad_(true),
@@ -120,7 +85,7 @@ TEST(Attention, AWindowHidesOlderKeys) {
   const std::vector<std::int64_t> tokens{203, 40};
   const at::Tensor rows = at::tensor(tokens);
   for (const std::int64_t window : {1, 5, 16, 31, 33, 100, 129, 130, 1000}) {
-    const at::Tensor definition = reference(q, k, v, segments, window);
+    const at::Tensor definition = reference_attention(q, k, v, segments, window);
     const at::Tensor o = attention(q, k, v, segments, window);
     EXPECT_LT(relative_error(o, definition), 1e-13) << window;
     const auto expected = torch::autograd::grad({(definition * weight).sum()}, {q, k, v});
@@ -129,7 +94,7 @@ TEST(Attention, AWindowHidesOlderKeys) {
       EXPECT_LT(relative_error(gradients[i], expected[i]), 1e-12) << i << ", window " << window;
 
     const at::Tensor some_weight = weight.index_select(0, rows);
-    const at::Tensor full = reference(q, k, v, segments, window).index_select(0, rows);
+    const at::Tensor full = reference_attention(q, k, v, segments, window).index_select(0, rows);
     const at::Tensor some = attention(q.index_select(0, rows), k, v, {segments, tokens}, window);
     EXPECT_LT(relative_error(some, full), 1e-13) << window;
     const auto at_rows = torch::autograd::grad({(full * some_weight).sum()}, {q, k, v});
@@ -145,31 +110,6 @@ TEST(Attention, AWindowHidesOlderKeys) {
   }
 }
 
-/// Trees of every shape: alone, flat, nested, wider than a task's piece; 621 tokens.
-std::vector<Segment> trees() {
-  std::vector<Segment> segments;
-  std::int64_t begin = 0;
-  const auto add = [&](std::int64_t length, std::int64_t parent) {
-    segments.push_back({.begin = begin, .length = length, .parent = parent});
-    begin += length;
-  };
-  add(7, -1);
-  add(40, -1);  // 1
-  for (int i = 0; i < 4; ++i) add(3 + 17 * i, 1);
-  add(20, -1);  // 6
-  add(1, 6);
-  add(35, 6);  // 8
-  add(9, 8);   // 9
-  add(2, 9);
-  add(33, 9);
-  add(4, 8);
-  add(5, 6);
-  add(70, -1);  // 14
-  for (int i = 0; i < 12; ++i) add(21, 14);
-  add(29, -1);
-  return segments;
-}
-
 TEST(Attention, SharedKeysEqualTheDefinition) {
   at::manual_seed(6);
   const auto segments = trees();
@@ -177,7 +117,7 @@ TEST(Attention, SharedKeysEqualTheDefinition) {
   const at::Tensor q = leaf({tokens, 6, 8}), k = leaf({tokens, 2, 8}), v = leaf({tokens, 2, 8});
   const at::Tensor weight = at::randn({tokens, 6, 8}, at::kDouble);
   for (const std::int64_t window : {0, 1, 5, 16, 40, 70, 1000}) {
-    const at::Tensor definition = reference(q, k, v, segments, window);
+    const at::Tensor definition = reference_attention(q, k, v, segments, window);
     const auto expected = torch::autograd::grad({(definition * weight).sum()}, {q, k, v});
     for (const auto& [type, forward, backward] : {std::tuple{at::kDouble, 1e-13, 1e-12},
                                                   {at::kFloat, 1e-5, 1e-5},
@@ -207,7 +147,7 @@ TEST(Attention, QueriesAtSingleTokensSeeSharedKeys) {
   const at::Tensor q = leaf({size, 6, 5}), k = leaf({size, 3, 5}), v = leaf({size, 3, 5});
   const at::Tensor rows = at::tensor(tokens), weight = at::randn({queries, 6, 5}, at::kDouble);
   for (const std::int64_t window : {0, 6}) {
-    const at::Tensor full = reference(q, k, v, segments, window).index_select(0, rows);
+    const at::Tensor full = reference_attention(q, k, v, segments, window).index_select(0, rows);
     const at::Tensor some = attention(q.index_select(0, rows), k, v, {segments, tokens}, window);
     EXPECT_LT(relative_error(some, full), 1e-13);
     const auto expected = torch::autograd::grad({(full * weight).sum()}, {q, k, v});

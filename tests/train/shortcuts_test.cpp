@@ -86,7 +86,8 @@ std::vector<Shortcut> of_a_step() {
   std::vector<Shortcut> all;
   for (std::size_t i = 0; i < kShortcuts; ++i) all.push_back(static_cast<Shortcut>(i));
   std::erase(all, Shortcut::save);
-  std::erase(all, Shortcut::packing);
+  for (const Shortcut of_bf16 : {Shortcut::packing, Shortcut::attention_tiles})
+    std::erase(all, of_bf16);
   return all;
 }
 
