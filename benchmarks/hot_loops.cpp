@@ -62,7 +62,7 @@ Limit square_product() {
   for (const std::int64_t size : {1024, 2048, 3072}) {
     const at::Tensor a = random({size, size}), b = random({size, size});
     PackedWeights packs;
-    const double seconds = seconds_of([&] { packs.times(a, b); });
+    const double seconds = seconds_of([&] { times(&packs, a, b); });
     best = std::max(best, 2.0 * static_cast<double>(size * size * size) / seconds);
   }
   return {"square bf16 products", best};
@@ -121,8 +121,8 @@ void products(const Tokens& tokens, const Limit& limit) {
                      dy_TO = random({tokens.count(), outputs});
     const double flops = 2.0 * static_cast<double>(tokens.count() * outputs * inputs);
     PackedWeights packs;
-    const double there = seconds_of([&] { packs.times_transposed(x_TI, weight_OI, {}); }),
-                 back = seconds_of([&] { packs.times(dy_TO, weight_OI); });
+    const double there = seconds_of([&] { times_transposed(&packs, x_TI, weight_OI, {}); }),
+                 back = seconds_of([&] { times(&packs, dy_TO, weight_OI); });
     print(fmt::format("product {} forward", name).c_str(), "FLOP", flops, there, limit);
     print(fmt::format("product {} backward", name).c_str(), "FLOP", flops, back, limit);
     all_flops += flops, forward += there, backward += back;
@@ -197,8 +197,8 @@ void beside_products(const Tokens& tokens, const Limit& arithmetic) {
   const at::Tensor x_TI = random({t, kMiddle}), down_HI = random({kHidden, kMiddle}),
                    stream_TH = random({t, kHidden});
   PackedWeights packs;
-  const double alone = seconds_of([&] { packs.times_transposed(x_TI, down_HI, {}); }),
-               added = seconds_of([&] { packs.times_transposed(x_TI, down_HI, stream_TH); });
+  const double alone = seconds_of([&] { times_transposed(&packs, x_TI, down_HI, {}); }),
+               added = seconds_of([&] { times_transposed(&packs, x_TI, down_HI, stream_TH); });
   const std::int64_t bytes = t * kHidden * 2;
   print("residual, beside its product", "bytes", static_cast<double>(bytes),
         std::max(added - alone, 1e-9), copy_of(bytes / 2));
@@ -209,7 +209,7 @@ void beside_products(const Tokens& tokens, const Limit& arithmetic) {
                            {{0, kHeads * kDim}, {(kHeads + kGroups) * kDim, kGroups * kDim}},
                            2};
   const BaseLinear qkv{.weight_OI = qkv_OH, .packs = &packs};
-  const double base = seconds_of([&] { packs.times_transposed(x_TH, qkv_OH, {}); }),
+  const double base = seconds_of([&] { times_transposed(&packs, x_TH, qkv_OH, {}); }),
                adapted = seconds_of([&] { lora_linear(x_TH, qkv, {}, adapters, {}, {}); });
   const double flops =
       2.0 * static_cast<double>(t * kRank * (2 * kHidden + (kHeads + kGroups) * kDim));

@@ -19,7 +19,7 @@ ALLOWED = (r"needs \w+ ranks|runs on one rank|one process is enough|missing piec
            r"|root may write|tmpfs|NCCL leaves this undefined"
            r"|needs a machine without a GPU|needs a build without NCCL|cannot share a replica"
            r"|on CUDA only|of compute capability|four ranks hold all grids|a sanitizer's allocator|of one process"
-           r"|measures with tensors in maps of their own|this CPU has no (bf16 products|matrix unit)")
+           r"|measures with tensors in maps of their own|this CPU has no matrix unit")
 SHARED_GPU = r"|needs \d+ GPUs, one for each rank"
 WITHOUT_GPU = r"|needs a GPU|needs NCCL"
 SHOWN = 4  # cases named of one test; all are in the log

@@ -5,68 +5,28 @@
 // few shapes occur, for each of which LibTorch makes code once in each thread.
 #include "model/attention_tiles.hpp"
 
-#include <ATen/native/CPUBlas.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "core/shortcuts.hpp"
 #include "model/attention_pieces.hpp"
+#include "model/matrix_unit.hpp"
 
 namespace graphlora {
 namespace {
 
 using at::BFloat16;
+using matrix_unit::kDepth;
+using matrix_unit::multiply;
+using matrix_unit::store;
 using simd::kLanes;
 using simd::Vec;
 
 constexpr std::int64_t kLane = kLanes<float>;
-constexpr std::int64_t kBlock = 64;       // keys of a block; the most columns of one product
+constexpr std::int64_t kBlock = matrix_unit::kColumns;  // keys of a block
 constexpr std::int64_t kQueryBlock = 32;  // queries whose scores are in memory at once
-constexpr std::int64_t kDepth = 32;       // what the depth of a product is a multiple of
-
-// A CPU with a matrix unit has all that this names.
-#if defined(__x86_64__)
-#define GRAPHLORA_MATRIX_UNIT \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,bmi2")))
-#else
-#define GRAPHLORA_MATRIX_UNIT
-#endif
-#define GRAPHLORA_MATRIX_UNIT_INLINE GRAPHLORA_MATRIX_UNIT GRAPHLORA_INLINE
-
-/// Rounded to nearest even.
-GRAPHLORA_MATRIX_UNIT_INLINE void store(BFloat16* to, Vec<float> v) {
-#if defined(__x86_64__)
-  const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
-  std::memcpy(to, &half, sizeof half);
-#else
-  simd::store(to, v);
-#endif
-}
 
 constexpr std::int64_t blocks_of(std::int64_t keys) { return (keys + kBlock - 1) / kBlock; }
 constexpr std::int64_t whole_depth(std::int64_t rows) {
   return (rows + kDepth - 1) / kDepth * kDepth;
 }
-
-#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
-bool has_matrix_unit() { return at::native::cpublas::could_pack(at::kBFloat16); }
-
-/// c (rows × columns) = or += a·b; rows of a and c are `a_row` and `c_row` long, b's are packed.
-void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const BFloat16* a,
-              std::int64_t a_row, const BFloat16* b, float* c, std::int64_t c_row,
-              bool accumulate) {
-  at::native::cpublas::brgemm(rows, columns, depth, a_row, columns, c_row, accumulate, a, b, c,
-                              true);
-}
-
-void leave_matrix_unit() { at::native::cpublas::brgemm_release(true); }
-#else
-bool has_matrix_unit() { return false; }
-void multiply(std::int64_t, std::int64_t, std::int64_t, const BFloat16*, std::int64_t,
-              const BFloat16*, float*, std::int64_t, bool) {}
-void leave_matrix_unit() {}
-#endif
 
 /// Buffers of one thread, on cache lines, reused from task to task. `dk` and `dv` are zero between
 /// tasks, what else is read has been written by the task.
@@ -92,7 +52,7 @@ struct Workspace {
   Workspace() = default;
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { leave_matrix_unit(); }
+  ~Workspace() { matrix_unit::leave(); }
 };
 
 /// Lanes of b with and without a bit of their number, for those of a without and with it.
@@ -524,7 +484,7 @@ GRAPHLORA_MATRIX_UNIT void backward_task(const BFloat16* q, const BFloat16* k, c
 bool attention_tiles_fit(const at::Tensor& q_SND) {
   const std::int64_t dim = q_SND.size(2);
   return q_SND.is_cpu() && q_SND.scalar_type() == at::kBFloat16 && dim % kDepth == 0 &&
-         has_matrix_unit() && !is_off(Shortcut::attention_tiles);
+         matrix_unit::available() && !is_off(Shortcut::attention_tiles);
 }
 
 std::tuple<at::Tensor, at::Tensor> tile_attention(const at::Tensor& q_SND, const at::Tensor& k_TGD,

@@ -210,7 +210,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     const at::Tensor x = x_TI.contiguous();
     const bool by_rows = base.split == SplitBy::row;
     // Of a sum over ranks one rank's product holds what is added once.
-    at::Tensor y_TO = by_rows && base.tensor->rank() != 0 ? times_transposed(x, base, std::nullopt)
+    at::Tensor y_TO = by_rows && base.tensor->rank() != 0 ? times_weight(x, base, std::nullopt)
                                                           : base_product(x, base, residual_TO);
     const auto needs = [](const Optional& t) { return t && t->requires_grad(); };
     auto frozen = c10::make_intrusive<Frozen>();
@@ -265,8 +265,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     at::Tensor dx_TI;
     if (frozen.need_x) {
       const BaseLinear& base = frozen.base;
-      dx_TI = base.packs != nullptr ? base.packs->times(dy, base.weight_OI)
-                                    : at::mm(dy, base.weight_OI);
+      dx_TI = times(base.packs, dy, base.weight_OI);
     }
     if (saved[1].defined() && frozen.need_low_rank()) {
       backward_low_rank(saved, frozen, dy, dx_TI, result);
@@ -281,16 +280,14 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   /// x·Wᵀ + bias (+ residual), rounded once.
   static at::Tensor base_product(const at::Tensor& x, const BaseLinear& base,
                                  const Optional& residual_TO) {
-    if (!residual_TO && !base.bias_O.defined()) return times_transposed(x, base, std::nullopt);
-    if (!residual_TO) return times_transposed(x, base, base.bias_O);
-    return times_transposed(x, base,
-                            base.bias_O.defined() ? *residual_TO + base.bias_O : *residual_TO);
+    if (!residual_TO && !base.bias_O.defined()) return times_weight(x, base, std::nullopt);
+    if (!residual_TO) return times_weight(x, base, base.bias_O);
+    return times_weight(x, base, base.bias_O.defined() ? *residual_TO + base.bias_O : *residual_TO);
   }
 
-  static at::Tensor times_transposed(const at::Tensor& x, const BaseLinear& base,
-                                     const Optional& added) {
-    if (base.packs != nullptr) return base.packs->times_transposed(x, base.weight_OI, added);
-    return added ? at::addmm(*added, x, base.weight_OI.t()) : at::mm(x, base.weight_OI.t());
+  static at::Tensor times_weight(const at::Tensor& x, const BaseLinear& base,
+                                 const Optional& added) {
+    return times_transposed(base.packs, x, base.weight_OI, added);
   }
 
   static void project(const at::Tensor& x, const Factors& factors, const AdapterDropout& dropout,

@@ -1,78 +1,151 @@
+// Shapes: T tokens, K depth and N columns of a product, P panels of a weight.
 #include "model/packed_weights.hpp"
 
-#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/Parallel.h>
 
 #include "core/shortcuts.hpp"
+#include "model/matrix_unit.hpp"
 
 namespace graphlora {
 namespace {
 
-// Of fewer rows a product is too short for its layout to matter.
-constexpr std::int64_t kFewestTokens = 16;
-// What a layout is chosen for: one number, so that a run that is resumed multiplies as it did.
-constexpr std::int64_t kTokensOfLayout = 1024;
+using at::BFloat16;
+using matrix_unit::kColumns;
+using simd::kLanes;
+using simd::Vec;
 
-/// LibTorch's own operator, which its headers do not declare.
-at::Tensor call(const char* name, const char* overload, torch::jit::Stack arguments) {
-  static auto& dispatcher = c10::Dispatcher::singleton();
-  dispatcher.findSchemaOrThrow(name, overload).callBoxed(arguments);
-  return arguments.front().toTensor();
+constexpr std::int64_t kLane = kLanes<float>;
+constexpr std::int64_t kLine = 2 * kLane;  // bf16 numbers of a cache line
+constexpr std::int64_t kRows = 64;         // of a block
+constexpr std::int64_t kRowsStep = 16;     // of a block of fewer
+// Of x: what a core's cache holds beside a panel while it meets all of them.
+constexpr std::int64_t kCacheBytes = 768 << 10;
+
+constexpr std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// b (K × N) as panels of kColumns of its columns, zeros behind the last, rows in pairs.
+at::Tensor packed_panels(const at::Tensor& b_KN) {
+  const at::NoGradGuard guard;
+  const std::int64_t depth = b_KN.size(0), panels = divided_up(b_KN.size(1), kColumns);
+  return at::constant_pad_nd(b_KN, {0, panels * kColumns - b_KN.size(1)})
+      .view({depth / 2, 2, panels, kColumns})
+      .permute({2, 0, 3, 1})
+      .contiguous();
 }
 
-bool packs(const at::Tensor& x, const at::Tensor& weight_OI) {
-  return x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.size(0) >= kFewestTokens &&
-         weight_OI.is_contiguous() && !is_off(Shortcut::packing) && PackedWeights::available();
+/// What is added to a product: rows of numbers, all the same for a bias; null: nothing.
+struct Added {
+  const BFloat16* numbers;
+  std::int64_t row;
+};
+
+/// y = c (+ added), `columns` of each row.
+GRAPHLORA_MATRIX_UNIT void write_block(const float* c, std::int64_t rows, std::int64_t columns,
+                                       const Added& added, BFloat16* y, std::int64_t y_row) {
+  const auto sum = [&](std::int64_t r, std::int64_t n) __attribute__((always_inline)) {
+    const Vec<float> v = simd::load(c + r * kColumns + n);
+    if (added.numbers == nullptr) return v;
+    return v + simd::load(added.numbers + r * added.row + n, columns - n);
+  };
+  const bool whole_lines = columns % kLine == 0 && y_row % kLine == 0 &&
+                           reinterpret_cast<std::uintptr_t>(y) % (kLine * sizeof(BFloat16)) == 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    BFloat16* to = y + r * y_row;
+    if (whole_lines) {
+      for (std::int64_t n = 0; n < columns; n += kLine)
+        matrix_unit::store_line(to + n, sum(r, n), sum(r, n + kLane));
+    } else {
+      for (std::int64_t n = 0; n < columns; n += kLane) simd::store(to + n, sum(r, n), columns - n);
+    }
+  }
+}
+
+/// x·b (+ added), each sum in the order of K whatever the number of tokens or threads.
+at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t columns,
+                   const std::optional<at::Tensor>& added) {
+  const std::int64_t tokens = x_TK.size(0), depth = x_TK.size(1), panels = b_PKN.size(0);
+  at::Tensor y_TN = at::empty({tokens, columns}, x_TK.options());
+  at::Tensor x = x_TK.contiguous();
+  // Few kernels: a last block of fewer rows begins earlier, and a pack of fewer has some more.
+  const std::int64_t rows = std::min(kRows, divided_up(tokens, kRowsStep) * kRowsStep);
+  if (tokens < rows) x = at::constant_pad_nd(x, {0, 0, 0, rows - tokens});
+  const std::int64_t last = std::max<std::int64_t>(tokens - rows, 0);
+  const at::Tensor more = added ? added->contiguous() : at::Tensor();
+  const std::int64_t added_row = more.defined() && more.dim() == 2 ? columns : 0;
+
+  const std::int64_t blocks = divided_up(tokens, rows), threads = at::get_num_threads();
+  const std::int64_t cached =
+      std::max<std::int64_t>(1, kCacheBytes / (rows * depth * std::int64_t{sizeof(BFloat16)}));
+  // Threads share the blocks, and where there are too few of them, the panels.
+  const std::int64_t chunks =
+      blocks < threads
+          ? 1
+          : std::min(blocks, divided_up(divided_up(blocks, cached), threads) * threads);
+  const std::int64_t groups = blocks < threads ? std::min(threads, panels) : 1;
+  const auto* const from = x.const_data_ptr<BFloat16>();
+  const auto* const weight = b_PKN.const_data_ptr<BFloat16>();
+  const auto* const plus = more.defined() ? more.const_data_ptr<BFloat16>() : nullptr;
+  auto* const to = y_TN.data_ptr<BFloat16>();
+  at::parallel_for(0, chunks * groups, 1, [&](std::int64_t begin, std::int64_t end) {
+    alignas(64) float c[kRows * kColumns];
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t chunk = task / groups, group = task % groups;
+      for (std::int64_t panel = group * panels / groups; panel < (group + 1) * panels / groups;
+           ++panel) {
+        const std::int64_t column = panel * kColumns;
+        for (std::int64_t block = chunk * blocks / chunks; block < (chunk + 1) * blocks / chunks;
+             ++block) {
+          const std::int64_t first = block * rows, start = std::min(first, last);
+          matrix_unit::multiply(rows, kColumns, depth, from + start * depth, depth,
+                                weight + column * depth, c, kColumns, false);
+          write_block(c + (first - start) * kColumns, std::min(rows, tokens - first),
+                      std::min(kColumns, columns - column),
+                      {plus == nullptr ? nullptr : plus + first * added_row + column, added_row},
+                      to + first * columns + column, columns);
+        }
+      }
+    }
+    matrix_unit::fence();
+    matrix_unit::leave();
+  });
+  return y_TN;
+}
+
+/// Whether x of `depth` columns is multiplied by a packed weight.
+bool fits(const PackedWeights* packs, const at::Tensor& x, std::int64_t depth) {
+  return packs != nullptr && x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.size(0) > 0 &&
+         depth % matrix_unit::kDepth == 0 && !is_off(Shortcut::packing) &&
+         PackedWeights::available();
 }
 
 }  // namespace
 
-bool PackedWeights::available() {
-#if defined(__x86_64__)
-  static const bool has =
-      __builtin_cpu_supports("avx512bf16") &&
-      c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", "binary"}).has_value();
-  return has;
-#else
-  return false;
-#endif
-}
+bool PackedWeights::available() { return matrix_unit::available(); }
 
 bool PackedWeights::serve(const Precision& precision) {
   return precision.device.is_cpu() && precision.activation == at::kBFloat16 &&
          !is_off(Shortcut::packing) && available();
 }
 
-const at::Tensor& PackedWeights::packed(const at::Tensor& weight_OI, bool transposed) {
+const at::Tensor& PackedWeights::of(const at::Tensor& weight_OI, bool transposed) {
   at::Tensor& made =
       packed_[{weight_OI.const_data_ptr(), weight_OI.size(0), weight_OI.size(1), transposed}];
-  if (!made.defined()) {
-    const at::NoGradGuard guard;
-    made = call("mkldnn::_reorder_linear_weight", "",
-                {transposed ? weight_OI : weight_OI.t().contiguous(), kTokensOfLayout});
-  }
+  if (!made.defined()) made = packed_panels(transposed ? weight_OI.t() : weight_OI);
   return made;
 }
 
-at::Tensor PackedWeights::times_transposed(const at::Tensor& x_TI, const at::Tensor& weight_OI,
-                                           const std::optional<at::Tensor>& added_TO) {
-  if (!packs(x_TI, weight_OI)) {
-    return added_TO ? at::addmm(*added_TO, x_TI, weight_OI.t()) : at::mm(x_TI, weight_OI.t());
-  }
-  const at::Tensor& w = packed(weight_OI, true);
-  if (added_TO && added_TO->dim() == 2) {
-    return call("mkldnn::_linear_pointwise", "binary",
-                {x_TI, added_TO->contiguous(), w, c10::IValue(), "add"});
-  }
-  return call("mkldnn::_linear_pointwise", "",
-              {x_TI, w, added_TO ? c10::IValue(*added_TO) : c10::IValue(), "none",
-               c10::List<std::optional<at::Scalar>>(), ""});
+at::Tensor times_transposed(PackedWeights* packs, const at::Tensor& x_TI,
+                            const at::Tensor& weight_OI,
+                            const std::optional<at::Tensor>& added_TO) {
+  if (fits(packs, x_TI, weight_OI.size(1)))
+    return product(x_TI, packs->of(weight_OI, true), weight_OI.size(0), added_TO);
+  return added_TO ? at::addmm(*added_TO, x_TI, weight_OI.t()) : at::mm(x_TI, weight_OI.t());
 }
 
-at::Tensor PackedWeights::times(const at::Tensor& dy_TO, const at::Tensor& weight_OI) {
-  if (!packs(dy_TO, weight_OI)) return at::mm(dy_TO, weight_OI);
-  return call("mkldnn::_linear_pointwise", "",
-              {dy_TO, packed(weight_OI, false), c10::IValue(), "none",
-               c10::List<std::optional<at::Scalar>>(), ""});
+at::Tensor times(PackedWeights* packs, const at::Tensor& dy_TO, const at::Tensor& weight_OI) {
+  if (fits(packs, dy_TO, weight_OI.size(0)))
+    return product(dy_TO, packs->of(weight_OI, false), weight_OI.size(1), std::nullopt);
+  return at::mm(dy_TO, weight_OI);
 }
 
 }  // namespace graphlora

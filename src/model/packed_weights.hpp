@@ -1,5 +1,5 @@
-// Frozen bf16 weights in the layout of oneDNN's products, made once instead of at every product.
-// Shapes: T tokens, I inputs, O outputs.
+// Products with frozen bf16 weights, which stand ready for a CPU's matrix unit instead of being
+// brought into its order at every product. Shapes: T tokens, I inputs, O outputs.
 #pragma once
 #include <torch/types.h>
 
@@ -11,27 +11,29 @@
 
 namespace graphlora {
 
-/// Products with weights that never change and outlive it, on the CPU in bf16 where it multiplies
-/// bf16 itself: x·Wᵀ and dy·W each from a copy of W packed at its first use and kept. Everything
-/// else, and all of it with Shortcut::packing off, goes to ATen's product. Of one thread at a time.
+/// Copies of weights that never change and outlive it, made at their first use and kept: one for
+/// x·Wᵀ and one for dy·W. Of one thread at a time.
 class PackedWeights {
  public:
-  /// Whether this machine's CPU has bf16 products.
+  /// Whether this machine's CPU has a matrix unit for bf16.
   static bool available();
   /// Whether a model of this precision multiplies by packed weights here.
   static bool serve(const Precision& precision);
-
-  /// x·Wᵀ (+ added_TO), rounded once.
-  at::Tensor times_transposed(const at::Tensor& x_TI, const at::Tensor& weight_OI,
-                              const std::optional<at::Tensor>& added_TO);
-  /// dy·W.
-  at::Tensor times(const at::Tensor& dy_TO, const at::Tensor& weight_OI);
+  /// The copy for x·Wᵀ if `transposed`, else for dy·W.
+  const at::Tensor& of(const at::Tensor& weight_OI, bool transposed);
 
  private:
   /// Address, rows and columns of a weight, and which of the two products.
   using Key = std::tuple<const void*, std::int64_t, std::int64_t, bool>;
-  const at::Tensor& packed(const at::Tensor& weight_OI, bool transposed);
   std::map<Key, at::Tensor> packed_;
 };
+
+/// x·Wᵀ (+ added_TO or a bias added_O), rounded once. In bf16 on a CPU with a matrix unit by the
+/// copy in `packs`, sums in fp32 in the order of I; ATen's product where `packs` is null,
+/// elsewhere, with inputs that are no multiple of 32, or with Shortcut::packing off. Local.
+at::Tensor times_transposed(PackedWeights* packs, const at::Tensor& x_TI,
+                            const at::Tensor& weight_OI, const std::optional<at::Tensor>& added_TO);
+/// dy·W in the same way.
+at::Tensor times(PackedWeights* packs, const at::Tensor& dy_TO, const at::Tensor& weight_OI);
 
 }  // namespace graphlora

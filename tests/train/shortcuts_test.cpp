@@ -140,7 +140,7 @@ TEST(Shortcuts, UnknownOnesAreNamed) {
 }
 
 TEST(Shortcuts, PackedWeightsTrainTheSameToTheirRounding) {
-  if (!PackedWeights::available()) GTEST_SKIP() << "this CPU has no bf16 products";
+  if (!PackedWeights::available()) GTEST_SKIP() << "this CPU has no matrix unit";
   const SharedDataset shared;
   const Workspace workspace(job(), shared.path(), PartitionConfig{});
   const auto losses = [&] {
