@@ -38,7 +38,7 @@ struct AttentionPiece {
 
 /// Tokens of a tree's segments that one task of a forward takes, so that threads share a large
 /// tree.
-inline constexpr std::int64_t kForwardPieceTokens = 256;
+inline constexpr std::int64_t kForwardPieceTokens = 128;
 /// A backward's piece is all of a tree: gradients of shared keys add up in one place.
 inline constexpr std::int64_t kWholeTree = std::numeric_limits<std::int64_t>::max();
 

@@ -76,12 +76,12 @@ at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t
   const std::int64_t blocks = divided_up(tokens, rows), threads = at::get_num_threads();
   const std::int64_t cached =
       std::max<std::int64_t>(1, kCacheBytes / (rows * depth * std::int64_t{sizeof(BFloat16)}));
-  // Threads share the blocks, and where there are too few of them, the panels.
+  // Threads share the blocks, or the panels where that divides the work more evenly.
+  const bool by_panels = blocks <= cached && divided_up(panels, threads) * blocks <
+                                                 divided_up(blocks, threads) * panels;
+  const std::int64_t groups = by_panels ? std::min(threads, panels) : 1;
   const std::int64_t chunks =
-      blocks < threads
-          ? 1
-          : std::min(blocks, divided_up(divided_up(blocks, cached), threads) * threads);
-  const std::int64_t groups = blocks < threads ? std::min(threads, panels) : 1;
+      by_panels ? 1 : std::min(blocks, divided_up(divided_up(blocks, cached), threads) * threads);
   const auto* const from = x.const_data_ptr<BFloat16>();
   const auto* const weight = b_PKN.const_data_ptr<BFloat16>();
   const auto* const plus = more.defined() ? more.const_data_ptr<BFloat16>() : nullptr;
