@@ -18,6 +18,7 @@
 #include "best_seconds.hpp"
 #include "core/primitive_cache.hpp"
 #include "model/attention.hpp"
+#include "model/attention_tiles.hpp"
 #include "model/lora_linear.hpp"
 #include "model/packed_weights.hpp"
 #include "model/rms_norm.hpp"
@@ -149,13 +150,14 @@ void differentiable(const std::string& name, const char* unit, double forward_wo
   print((name + " backward").c_str(), unit, backward_work, seconds, backward_limit);
 }
 
-void attention_loops(const Tokens& tokens, const Limit& limit) {
+void attention_loops(const Tokens& tokens, const Limit& matrix, const Limit& arithmetic) {
   std::vector<Segment> segments;
   for (std::int64_t i = 0; i < tokens.examples; ++i)
     segments.push_back({.begin = i * tokens.length, .length = tokens.length});
   const at::Tensor q_TND = random({tokens.count(), kHeads, kDim}),
                    k_TGD = random({tokens.count(), kGroups, kDim}),
                    v_TGD = random({tokens.count(), kGroups, kDim});
+  const Limit& limit = attention_tiles_fit(q_TND) ? matrix : arithmetic;
   const auto pairs = static_cast<double>(tokens.examples * tokens.length * (tokens.length + 1) / 2);
   // q·k and p·v; back q·k, dp = do·v, dq, dk, dv.
   const double product = 2.0 * kHeads * kDim * pairs;
@@ -241,7 +243,7 @@ int main(int argc, char** argv) {
   print("copy of 128 MiB", "bytes", 2.0 * kStream * 2,
         2.0 * kStream * 2 / copy_of(kStream * 2).rate, copy_of(kStream * 2));
   products(tokens, matrix);
-  attention_loops(tokens, arithmetic);
+  attention_loops(tokens, matrix, arithmetic);
   passes(tokens);
   beside_products(tokens, arithmetic);
 }

@@ -36,7 +36,8 @@ class AttentionPlan {
 /// Local, differentiable: the backward recomputes probabilities per segment from q, k, v and the
 /// saved log-sum-exp, and a shared key's gradient is the sum over all segments below. On CUDA bf16
 /// goes through LibTorch's flash kernels where they fit (the order of their backward's sums is not
-/// fixed, nor that of sums over shared keys).
+/// fixed, nor that of sums over shared keys), and on a CPU with a matrix unit through
+/// attention_tiles, where they fit.
 at::Tensor attention(const at::Tensor& q_SND, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
                      const AttentionPlan& plan, std::int64_t window = 0);
 

@@ -20,7 +20,7 @@
 
 namespace graphlora::matrix_unit {
 
-/// Columns of a product, at most; depth is a multiple of kDepth.
+/// Columns of a product, at most, and the depth of one step of the unit. Any even depth will do.
 inline constexpr std::int64_t kColumns = 64, kDepth = 32;
 
 #if defined(CPUBLAS_BRGEMM_BF16BF16F32)

@@ -114,7 +114,7 @@ at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t
 /// Whether x of `depth` columns is multiplied by a packed weight.
 bool fits(const PackedWeights* packs, const at::Tensor& x, std::int64_t depth) {
   return packs != nullptr && x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.size(0) > 0 &&
-         depth % matrix_unit::kDepth == 0 && !is_off(Shortcut::packing) &&
+         depth % 2 == 0 && !is_off(Shortcut::packing) &&
          PackedWeights::available();
 }
 

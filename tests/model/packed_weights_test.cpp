@@ -26,7 +26,7 @@ class Packed : public ::testing::TestWithParam<std::int64_t> {
 };
 
 TEST_P(Packed, EqualsATensProducts) {
-  const std::int64_t tokens = GetParam(), inputs = 96, outputs = 160;
+  const std::int64_t tokens = GetParam(), inputs = 106, outputs = 174;
   const at::Tensor whole = random(2 * outputs, inputs), x = random(tokens, inputs),
                    dy = random(tokens, outputs), added = random(tokens, outputs),
                    bias = random(1, outputs)[0];
