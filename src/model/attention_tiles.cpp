@@ -5,6 +5,10 @@
 // few shapes occur, for each of which LibTorch makes code once in each thread.
 #include "model/attention_tiles.hpp"
 
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include "core/shortcuts.hpp"
 #include "model/attention_pieces.hpp"
 #include "model/matrix_unit.hpp"
@@ -28,8 +32,8 @@ constexpr std::int64_t whole_depth(std::int64_t rows) {
   return (rows + kDepth - 1) / kDepth * kDepth;
 }
 
-/// Buffers of one thread, on cache lines, reused from task to task. `dk` and `dv` are zero between
-/// tasks, what else is read has been written by the task.
+/// Buffers of one thread, on cache lines, reused from task to task. What is read has been
+/// written by the task.
 struct Workspace {
   template <class T>
   class Buffer {
@@ -49,16 +53,13 @@ struct Workspace {
       pairs;
   Buffer<float> scores, d_scores, o, inverse, dk, dv, rows;
 
-  Workspace() = default;
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { matrix_unit::leave(); }
+  matrix_unit::Use use;
 };
 
 /// Lanes of b with and without a bit of their number, for those of a without and with it.
-template <std::size_t kBit, std::size_t... kLanesOf>
-GRAPHLORA_INLINE void exchange(Vec<float>& a, Vec<float>& b, std::index_sequence<kLanesOf...>) {
-  const Vec<float> low = __builtin_shufflevector(
+template <std::size_t kBit, class V, std::size_t... kLanesOf>
+GRAPHLORA_INLINE void exchange(V& a, V& b, std::index_sequence<kLanesOf...>) {
+  const V low = __builtin_shufflevector(
       a, b, ((kLanesOf & kBit) == 0 ? kLanesOf : kLane + kLanesOf - kBit)...);
   b = __builtin_shufflevector(a, b,
                               ((kLanesOf & kBit) == 0 ? kLanesOf + kBit : kLane + kLanesOf)...);
@@ -144,9 +145,10 @@ struct Operands {
     if (j % 2 == 1) put_single(from, j++);
     for (; j + 1 < place + count; j += 2) {
       const BFloat16* even = from + (j - place) * kv_row;
-      for_each_column_block(dim, [&](std::int64_t c, std::int64_t wide) {
-        pair_rows(even + c, even + kv_row + c, wide, pairs(j, c, wide));
-      });
+      for_each_column_block(
+          dim, [&](std::int64_t c, std::int64_t wide) __attribute__((always_inline)) {
+            pair_rows(even + c, even + kv_row + c, wide, pairs(j, c, wide));
+          });
     }
     if (j < place + count) put_single(from + (j - place) * kv_row, j);
   }
@@ -373,9 +375,9 @@ GRAPHLORA_MATRIX_UNIT void forward_task(const BFloat16* q, const BFloat16* k, co
   }
 }
 
-/// Writes the gradients of a path's keys or values from segment i back to place `depth`, and clears
-/// them for the next segments. In blocks of keys, columns (D × keys); `rows`: room for a block.
-GRAPHLORA_MATRIX_UNIT_INLINE void leave_path(float* columns, float* rows,
+/// Writes the gradients of a path's keys or values from segment i back to place `depth`. They stand
+/// in blocks of keys, in columns (D × keys); `rows`: room for a block.
+GRAPHLORA_MATRIX_UNIT_INLINE void leave_path(const float* columns, float* rows,
                                              const SegmentQueries* segments, std::int64_t i,
                                              std::int64_t depth, std::int64_t dim, float factor,
                                              BFloat16* to, std::int64_t kv_row) {
@@ -383,14 +385,25 @@ GRAPHLORA_MATRIX_UNIT_INLINE void leave_path(float* columns, float* rows,
     const SegmentQueries& s = segments[i];
     for (std::int64_t j = s.depth; j < s.keys();) {
       const std::int64_t in_block = j % kBlock, count = std::min(kBlock - in_block, s.keys() - j);
-      float* own = columns + (j - in_block) * dim + in_block;
+      const float* own = columns + (j - in_block) * dim + in_block;
       BFloat16* own_to = to + (s.begin + j - s.depth) * kv_row;
       transpose(own, kBlock, dim, count, rows, dim);
       for (std::int64_t key = 0; key < count; ++key)
         write_row(rows + key * dim, dim, factor, own_to + key * kv_row);
-      for (std::int64_t d = 0; d < dim; ++d) std::fill_n(own + d * kBlock, count, 0.0F);
       j += count;
     }
+  }
+}
+
+/// Zeros for the gradients of a segment's own keys, and behind them to the end of their last block:
+/// products add zeros there, which are none where a number is not finite.
+GRAPHLORA_INLINE void enter_path(float* columns, const SegmentQueries& s, std::int64_t dim) {
+  const std::int64_t end = blocks_of(s.keys()) * kBlock;
+  for (std::int64_t j = s.depth; j < end;) {
+    const std::int64_t in_block = j % kBlock, count = kBlock - in_block;
+    for (std::int64_t d = 0; d < dim; ++d)
+      std::fill_n(columns + (j - in_block) * dim + d * kBlock + in_block, count, 0.0F);
+    j += count;
   }
 }
 
@@ -423,6 +436,7 @@ GRAPHLORA_MATRIX_UNIT void backward_task(const BFloat16* q, const BFloat16* k, c
   for (std::size_t segment = piece.first; segment < piece.end; ++segment) {
     const SegmentQueries& s = segments[segment];
     if (segment > piece.first) leave(static_cast<std::int64_t>(segment) - 1, s.depth);
+    for (float* columns : {dk_columns, dv_columns}) enter_path(columns, s, dim);
     keys.put(k + s.begin * kv_row, kv_row, s.depth, s.length);
     keys.end_at(s.keys());
     values.put(v + s.begin * kv_row, kv_row, s.depth, s.length);
@@ -460,7 +474,8 @@ GRAPHLORA_MATRIX_UNIT void backward_task(const BFloat16* q, const BFloat16* k, c
           multiply(padded, columns, kBlock, ds + block * stride, kBlock,
                    keys.rows + block_at(block) + kBlock * c, dq_rows + c, dim, block > 0);
       });
-      const auto add_columns = [&](const BFloat16* left, const BFloat16* right, float* sum) {
+      const auto add_columns = [&](const BFloat16* left, const BFloat16* right, float* sum)
+          __attribute__((always_inline)) {
         for (std::int64_t block = 0; block < seen.blocks(); ++block) {
           for (std::int64_t r = 0; r < padded; r += 2)
             pair_rows(right + block * stride + r * kBlock,

@@ -3,14 +3,14 @@
 #pragma once
 #include <ATen/native/CPUBlas.h>
 #include <c10/util/BFloat16.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "model/simd.hpp"
 
-// Of functions that run only where there is a matrix unit: what such CPUs have besides.
-#if defined(__x86_64__)
+// Of functions that run only where there is a matrix unit: what such CPUs have besides. Clang takes
+// no vectors as arguments across this border.
+#if defined(__x86_64__) && !defined(__clang__)
+#include <immintrin.h>
+#define GRAPHLORA_HAS_BF16_VECTORS
 #define GRAPHLORA_MATRIX_UNIT \
   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,bmi2")))
 #else
@@ -36,19 +36,15 @@ inline void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth
   at::native::cpublas::brgemm(rows, columns, depth, a_row, columns, c_row, accumulate, a, b, c,
                               true);
 }
-
-/// Of this thread, behind its last product.
-inline void leave() { at::native::cpublas::brgemm_release(true); }
 #else
 inline bool available() { return false; }
 inline void multiply(std::int64_t, std::int64_t, std::int64_t, const at::BFloat16*, std::int64_t,
                      const at::BFloat16*, float*, std::int64_t, bool) {}
-inline void leave() {}
 #endif
 
-/// Rounded to nearest even.
+/// Rounded to nearest even; what is below the smallest normal number may become zero.
 GRAPHLORA_MATRIX_UNIT_INLINE void store(at::BFloat16* to, simd::Vec<float> v) {
-#if defined(__x86_64__)
+#ifdef GRAPHLORA_HAS_BF16_VECTORS
   const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
   std::memcpy(to, &half, sizeof half);
 #else
@@ -57,10 +53,10 @@ GRAPHLORA_MATRIX_UNIT_INLINE void store(at::BFloat16* to, simd::Vec<float> v) {
 }
 
 /// 32 numbers, rounded so, to a whole cache line and past the caches, for what is larger than they
-/// are: no line is read before it is written. fence() comes before another thread reads.
+/// are: no line is read before it is written. Others may read at the end of the thread's Use.
 GRAPHLORA_MATRIX_UNIT_INLINE void store_line(at::BFloat16* to, simd::Vec<float> low,
                                              simd::Vec<float> high) {
-#if defined(__x86_64__)
+#ifdef GRAPHLORA_HAS_BF16_VECTORS
   const __m512bh line =
       _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(line));
@@ -69,10 +65,20 @@ GRAPHLORA_MATRIX_UNIT_INLINE void store_line(at::BFloat16* to, simd::Vec<float> 
   simd::store(to + simd::kLanes<float>, high);
 #endif
 }
-inline void fence() {
-#if defined(__x86_64__)
-  _mm_sfence();
+/// A thread's use of the unit, whose end leaves it to others.
+class Use {
+ public:
+  Use() = default;
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+  ~Use() {
+#ifdef GRAPHLORA_HAS_BF16_VECTORS
+    _mm_sfence();
 #endif
-}
+#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
+    at::native::cpublas::brgemm_release(true);
+#endif
+  }
+};
 
 }  // namespace graphlora::matrix_unit

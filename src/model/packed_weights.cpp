@@ -60,10 +60,25 @@ GRAPHLORA_MATRIX_UNIT void write_block(const float* c, std::int64_t rows, std::i
   }
 }
 
+struct Range {
+  std::int64_t begin, end;
+};
+
+/// The k-th of n parts, as even as whole numbers let them be.
+Range part(const Range& range, std::int64_t k, std::int64_t n) {
+  const std::int64_t size = range.end - range.begin;
+  return {range.begin + size * k / n, range.begin + size * (k + 1) / n};
+}
+
 /// x·b (+ added), each sum in the order of K whatever the number of tokens or threads.
 at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t columns,
                    const std::optional<at::Tensor>& added) {
   const std::int64_t tokens = x_TK.size(0), depth = x_TK.size(1), panels = b_PKN.size(0);
+  TORCH_CHECK(x_TK.dim() == 2 && depth == 2 * b_PKN.size(1), "packed weights: x has ", depth,
+              " columns, the weight ", 2 * b_PKN.size(1));
+  TORCH_CHECK(
+      !added || (added->size(-1) == columns && (added->dim() == 1 || added->size(0) == tokens)),
+      "packed weights: what is added does not fit ", tokens, " x ", columns);
   at::Tensor y_TN = at::empty({tokens, columns}, x_TK.options());
   at::Tensor x = x_TK.contiguous();
   // Few kernels: a last block of fewer rows begins earlier, and a pack of fewer has some more.
@@ -76,45 +91,47 @@ at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t
   const std::int64_t blocks = divided_up(tokens, rows), threads = at::get_num_threads();
   const std::int64_t cached =
       std::max<std::int64_t>(1, kCacheBytes / (rows * depth * std::int64_t{sizeof(BFloat16)}));
-  // Threads share the blocks, or the panels where that divides the work more evenly.
-  const bool by_panels = blocks <= cached && divided_up(panels, threads) * blocks <
-                                                 divided_up(blocks, threads) * panels;
-  const std::int64_t groups = by_panels ? std::min(threads, panels) : 1;
-  const std::int64_t chunks =
-      by_panels ? 1 : std::min(blocks, divided_up(divided_up(blocks, cached), threads) * threads);
+  // Threads share the panels, so that each reads its own, or the blocks where that is more even.
+  const bool by_panels =
+      divided_up(panels, threads) * blocks <= divided_up(blocks, threads) * panels;
+  const std::int64_t tasks = std::min(threads, by_panels ? panels : blocks);
   const auto* const from = x.const_data_ptr<BFloat16>();
   const auto* const weight = b_PKN.const_data_ptr<BFloat16>();
   const auto* const plus = more.defined() ? more.const_data_ptr<BFloat16>() : nullptr;
   auto* const to = y_TN.data_ptr<BFloat16>();
-  at::parallel_for(0, chunks * groups, 1, [&](std::int64_t begin, std::int64_t end) {
-    alignas(64) float c[kRows * kColumns];
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t chunk = task / groups, group = task % groups;
-      for (std::int64_t panel = group * panels / groups; panel < (group + 1) * panels / groups;
-           ++panel) {
-        const std::int64_t column = panel * kColumns;
-        for (std::int64_t block = chunk * blocks / chunks; block < (chunk + 1) * blocks / chunks;
-             ++block) {
-          const std::int64_t first = block * rows, start = std::min(first, last);
-          matrix_unit::multiply(rows, kColumns, depth, from + start * depth, depth,
-                                weight + column * depth, c, kColumns, false);
-          write_block(c + (first - start) * kColumns, std::min(rows, tokens - first),
-                      std::min(kColumns, columns - column),
-                      {plus == nullptr ? nullptr : plus + first * added_row + column, added_row},
-                      to + first * columns + column, columns);
-        }
+  const auto multiply = [&](const Range& block_range, const Range& panel_range, float* c) {
+    for (std::int64_t panel = panel_range.begin; panel < panel_range.end; ++panel) {
+      const std::int64_t column = panel * kColumns;
+      for (std::int64_t block = block_range.begin; block < block_range.end; ++block) {
+        const std::int64_t first = block * rows, start = std::min(first, last);
+        matrix_unit::multiply(rows, kColumns, depth, from + start * depth, depth,
+                              weight + column * depth, c, kColumns, false);
+        write_block(c + (first - start) * kColumns, std::min(rows, tokens - first),
+                    std::min(kColumns, columns - column),
+                    {plus == nullptr ? nullptr : plus + first * added_row + column, added_row},
+                    to + first * columns + column, columns);
       }
     }
-    matrix_unit::fence();
-    matrix_unit::leave();
+  };
+  at::parallel_for(0, tasks, 1, [&](std::int64_t begin, std::int64_t end) {
+    const matrix_unit::Use use;
+    alignas(64) float c[kRows * kColumns];
+    for (std::int64_t task = begin; task < end; ++task) {
+      const Range own = part({0, by_panels ? panels : blocks}, task, tasks);
+      const Range own_blocks = by_panels ? Range{0, blocks} : own;
+      const std::int64_t pieces = divided_up(own_blocks.end - own_blocks.begin, cached);
+      for (std::int64_t piece = 0; piece < pieces; ++piece)
+        multiply(part(own_blocks, piece, pieces), by_panels ? own : Range{0, panels}, c);
+    }
   });
   return y_TN;
 }
 
 /// Whether x of `depth` columns is multiplied by a packed weight.
-bool fits(const PackedWeights* packs, const at::Tensor& x, std::int64_t depth) {
+bool fits(const PackedWeights* packs, const at::Tensor& x, const at::Tensor& weight_OI,
+          std::int64_t depth) {
   return packs != nullptr && x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.size(0) > 0 &&
-         depth % 2 == 0 && !is_off(Shortcut::packing) &&
+         depth % 2 == 0 && weight_OI.is_contiguous() && !is_off(Shortcut::packing) &&
          PackedWeights::available();
 }
 
@@ -137,13 +154,13 @@ const at::Tensor& PackedWeights::of(const at::Tensor& weight_OI, bool transposed
 at::Tensor times_transposed(PackedWeights* packs, const at::Tensor& x_TI,
                             const at::Tensor& weight_OI,
                             const std::optional<at::Tensor>& added_TO) {
-  if (fits(packs, x_TI, weight_OI.size(1)))
+  if (fits(packs, x_TI, weight_OI, weight_OI.size(1)))
     return product(x_TI, packs->of(weight_OI, true), weight_OI.size(0), added_TO);
   return added_TO ? at::addmm(*added_TO, x_TI, weight_OI.t()) : at::mm(x_TI, weight_OI.t());
 }
 
 at::Tensor times(PackedWeights* packs, const at::Tensor& dy_TO, const at::Tensor& weight_OI) {
-  if (fits(packs, dy_TO, weight_OI.size(0)))
+  if (fits(packs, dy_TO, weight_OI, weight_OI.size(0)))
     return product(dy_TO, packs->of(weight_OI, false), weight_OI.size(1), std::nullopt);
   return at::mm(dy_TO, weight_OI);
 }

@@ -30,7 +30,8 @@ class PackedWeights {
 
 /// x·Wᵀ (+ added_TO or a bias added_O), rounded once. In bf16 on a CPU with a matrix unit by the
 /// copy in `packs`, sums in fp32 in the order of I; ATen's product where `packs` is null,
-/// elsewhere, with an odd number of inputs, or with Shortcut::packing off. Local.
+/// elsewhere, with an odd number of inputs, or with Shortcut::packing off. Local, not
+/// differentiable.
 at::Tensor times_transposed(PackedWeights* packs, const at::Tensor& x_TI,
                             const at::Tensor& weight_OI, const std::optional<at::Tensor>& added_TO);
 /// dy·W in the same way.
