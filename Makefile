@@ -11,7 +11,7 @@ help:
 	@echo "make scale        time and memory of 250,000 to 2 million users at 8 ranks (half an hour, 16 GB of disk)"
 	@echo "make fuzz         damaged model files and checkpoints against their readers, ten minutes under AddressSanitizer and UBSan"
 	@echo "make tsan         the parts with threads of their own under ThreadSanitizer"
-	@echo "make benchmark-check  hot loops against their bounds, as shares of the machine's own rates (5 minutes)"
+	@echo "make benchmark-check  hot loops against their bounds, as shares of the machine's own rates (10 minutes)"
 	@echo "make peers        training, scoring, graph, halo, METIS and factorization beside other programs (12 minutes)"
 	@echo "make setup build benchmark docs format lint install clean"
 
