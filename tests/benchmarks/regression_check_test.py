@@ -82,7 +82,7 @@ class RegressionCheckTest(unittest.TestCase):
 
     def test_the_bounds_kept_are_of_these_loops(self):
         kept = json.loads((SOURCE / "benchmarks/regression_bounds.json").read_text())["loops"]
-        self.assertLessEqual(set(kept), set(LOOPS))
+        self.assertEqual(set(kept), set(LOOPS))
         self.assertIn("training_step", kept)
         for name, one in kept.items():
             self.assertGreater(one["bound"], 0, name)
