@@ -18,9 +18,6 @@ using simd::Compute;
 using simd::kLanes;
 using simd::Vec;
 
-constexpr std::int64_t kQueryBlock =
-    32;  // queries whose scores are in memory at once, times the heads of a group
-
 using Queries = SegmentQueries;
 
 /// Keys that any query of a block sees, counted along the segment's path from its root: `begin` at
@@ -92,17 +89,11 @@ GRAPHLORA_INLINE void mask_row(C* row, std::int64_t begin, std::int64_t end, std
   std::fill(row + end, row + width, -std::numeric_limits<C>::infinity());
 }
 
-/// What turns exp(score − its row's largest) into a probability, and the row's log-sum-exp.
-template <class C>
-struct Sums {
-  C inverse, log_sum;
-};
-
 /// Scores of one query over the keys [begin, end) → exp(score − largest), zeros elsewhere in
 /// `width`.
 template <class C>
-GRAPHLORA_INLINE Sums<C> exponentials(C* row, std::int64_t begin, std::int64_t end,
-                                      std::int64_t width) {
+GRAPHLORA_INLINE AttentionSums<C> exponentials(C* row, std::int64_t begin, std::int64_t end,
+                                               std::int64_t width) {
   mask_row(row, begin, end, width);
   Vec<C> highest = simd::load(row);
   for (std::int64_t j = kLanes<C>; j < width; j += kLanes<C>) {
@@ -187,7 +178,7 @@ GRAPHLORA_CLONES void forward_task(const T* q, const T* k, const T* v, T* o, Com
                    keys, false);
       for (std::int64_t h = 0; h < heads; ++h) {
         for (std::int64_t i = 0; i < count; ++i) {
-          const Sums<C> sums =
+          const AttentionSums<C> sums =
               exponentials(scores + (h * count + i) * keys,
                            s.first_seen(s.token + first + i, shape.window) - seen.begin,
                            seen.end - seen.begin - count + i + 1, seen.width);

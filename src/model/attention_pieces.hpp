@@ -59,6 +59,15 @@ inline std::vector<AttentionPiece> attention_pieces(const std::vector<SegmentQue
   return pieces;
 }
 
+/// Queries whose scores are in memory at once, times the heads of a group.
+inline constexpr std::int64_t kQueryBlock = 32;
+
+/// What turns exp(score − its row's largest) into a probability, and the row's log-sum-exp.
+template <class C>
+struct AttentionSums {
+  C inverse, log_sum;
+};
+
 /// Of a piece: the most keys along a segment's path, the most queries of a segment.
 struct AttentionMost {
   std::int64_t keys = 0, queries = 0;

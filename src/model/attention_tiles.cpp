@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/ceil_div.hpp"
 #include "core/shortcuts.hpp"
 #include "model/attention_pieces.hpp"
 #include "model/matrix_unit.hpp"
@@ -25,12 +26,9 @@ using simd::Vec;
 
 constexpr std::int64_t kLane = kLanes<float>;
 constexpr std::int64_t kBlock = matrix_unit::kColumns;  // keys of a block
-constexpr std::int64_t kQueryBlock = 32;  // queries whose scores are in memory at once
 
-constexpr std::int64_t blocks_of(std::int64_t keys) { return (keys + kBlock - 1) / kBlock; }
-constexpr std::int64_t whole_depth(std::int64_t rows) {
-  return (rows + kDepth - 1) / kDepth * kDepth;
-}
+constexpr std::int64_t blocks_of(std::int64_t keys) { return ceil_div(keys, kBlock); }
+constexpr std::int64_t whole_depth(std::int64_t rows) { return ceil_div(rows, kDepth) * kDepth; }
 
 /// Buffers of one thread, on cache lines, reused from task to task. What is read has been
 /// written by the task.
@@ -236,14 +234,9 @@ GRAPHLORA_INLINE Seen seen_by(const SegmentQueries& s, std::int64_t first, std::
           s.place(s.token + first + count)};
 }
 
-/// What turns exp(score − its row's largest) into a probability, and the row's log-sum-exp.
-struct Sums {
-  float inverse, log_sum;
-};
-
 /// p = exp(scale·(score − largest)), zeros where nothing is seen.
-GRAPHLORA_MATRIX_UNIT_INLINE Sums exponentials(float* scores, const Span& span, float scale,
-                                               BFloat16* p) {
+GRAPHLORA_MATRIX_UNIT_INLINE AttentionSums<float> exponentials(float* scores, const Span& span,
+                                                               float scale, BFloat16* p) {
   const std::int64_t first = span.first_vector(), last = span.last_vector();
   span.hide(scores, -std::numeric_limits<float>::infinity());
   Vec<float> highest = simd::load(scores + span.at(first));
@@ -355,7 +348,8 @@ GRAPHLORA_MATRIX_UNIT void forward_task(const BFloat16* q, const BFloat16* k, co
         const Span span = seen.span(s, first + i, shape.window, stride);
         for (std::int64_t h = 0; h < heads; ++h) {
           const std::int64_t row = h * count + i;
-          const Sums sums = exponentials(scores + row * kBlock, span, scale, p + row * kBlock);
+          const AttentionSums<float> sums =
+              exponentials(scores + row * kBlock, span, scale, p + row * kBlock);
           inverse[row] = sums.inverse;
           log_sum[(s.row + first + i) * shape.heads + h] = sums.log_sum;
         }

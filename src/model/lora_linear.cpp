@@ -210,8 +210,9 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     const at::Tensor x = x_TI.contiguous();
     const bool by_rows = base.split == SplitBy::row;
     // Of a sum over ranks one rank's product holds what is added once.
-    at::Tensor y_TO = by_rows && base.tensor->rank() != 0 ? times_weight(x, base, std::nullopt)
-                                                          : base_product(x, base, residual_TO);
+    at::Tensor y_TO = by_rows && base.tensor->rank() != 0
+                          ? times_transposed(base.packs, x, base.weight_OI, std::nullopt)
+                          : base_product(x, base, residual_TO);
     const auto needs = [](const Optional& t) { return t && t->requires_grad(); };
     auto frozen = c10::make_intrusive<Frozen>();
     frozen->base = base;
@@ -280,13 +281,8 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
   /// x·Wᵀ + bias (+ residual), rounded once.
   static at::Tensor base_product(const at::Tensor& x, const BaseLinear& base,
                                  const Optional& residual_TO) {
-    if (!residual_TO && !base.bias_O.defined()) return times_weight(x, base, std::nullopt);
-    if (!residual_TO) return times_weight(x, base, base.bias_O);
-    return times_weight(x, base, base.bias_O.defined() ? *residual_TO + base.bias_O : *residual_TO);
-  }
-
-  static at::Tensor times_weight(const at::Tensor& x, const BaseLinear& base,
-                                 const Optional& added) {
+    Optional added = residual_TO;
+    if (base.bias_O.defined()) added = residual_TO ? *residual_TO + base.bias_O : base.bias_O;
     return times_transposed(base.packs, x, base.weight_OI, added);
   }
 

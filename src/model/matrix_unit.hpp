@@ -65,6 +65,7 @@ GRAPHLORA_MATRIX_UNIT_INLINE void store_line(at::BFloat16* to, simd::Vec<float> 
   simd::store(to + simd::kLanes<float>, high);
 #endif
 }
+
 /// A thread's use of the unit, whose end leaves it to others.
 class Use {
  public:

@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "core/ceil_div.hpp"
 #include "core/shortcuts.hpp"
 #include "model/matrix_unit.hpp"
 
@@ -21,12 +22,10 @@ constexpr std::int64_t kRowsStep = 16;     // of a block of fewer
 // Of x: what a core's cache holds beside a panel while it meets all of them.
 constexpr std::int64_t kCacheBytes = 768 << 10;
 
-constexpr std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 /// b (K × N) as panels of kColumns of its columns, zeros behind the last, rows in pairs.
 at::Tensor packed_panels(const at::Tensor& b_KN) {
   const at::NoGradGuard guard;
-  const std::int64_t depth = b_KN.size(0), panels = divided_up(b_KN.size(1), kColumns);
+  const std::int64_t depth = b_KN.size(0), panels = ceil_div(b_KN.size(1), kColumns);
   return at::constant_pad_nd(b_KN, {0, panels * kColumns - b_KN.size(1)})
       .view({depth / 2, 2, panels, kColumns})
       .permute({2, 0, 3, 1})
@@ -82,18 +81,17 @@ at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t
   at::Tensor y_TN = at::empty({tokens, columns}, x_TK.options());
   at::Tensor x = x_TK.contiguous();
   // Few kernels: a last block of fewer rows begins earlier, and a pack of fewer has some more.
-  const std::int64_t rows = std::min(kRows, divided_up(tokens, kRowsStep) * kRowsStep);
+  const std::int64_t rows = std::min(kRows, ceil_div(tokens, kRowsStep) * kRowsStep);
   if (tokens < rows) x = at::constant_pad_nd(x, {0, 0, 0, rows - tokens});
   const std::int64_t last = std::max<std::int64_t>(tokens - rows, 0);
   const at::Tensor more = added ? added->contiguous() : at::Tensor();
   const std::int64_t added_row = more.defined() && more.dim() == 2 ? columns : 0;
 
-  const std::int64_t blocks = divided_up(tokens, rows), threads = at::get_num_threads();
+  const std::int64_t blocks = ceil_div(tokens, rows), threads = at::get_num_threads();
   const std::int64_t cached =
       std::max<std::int64_t>(1, kCacheBytes / (rows * depth * std::int64_t{sizeof(BFloat16)}));
   // Threads share the panels, so that each reads its own, or the blocks where that is more even.
-  const bool by_panels =
-      divided_up(panels, threads) * blocks <= divided_up(blocks, threads) * panels;
+  const bool by_panels = ceil_div(panels, threads) * blocks <= ceil_div(blocks, threads) * panels;
   const std::int64_t tasks = std::min(threads, by_panels ? panels : blocks);
   const auto* const from = x.const_data_ptr<BFloat16>();
   const auto* const weight = b_PKN.const_data_ptr<BFloat16>();
@@ -119,7 +117,7 @@ at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t
     for (std::int64_t task = begin; task < end; ++task) {
       const Range own = part({0, by_panels ? panels : blocks}, task, tasks);
       const Range own_blocks = by_panels ? Range{0, blocks} : own;
-      const std::int64_t pieces = divided_up(own_blocks.end - own_blocks.begin, cached);
+      const std::int64_t pieces = ceil_div(own_blocks.end - own_blocks.begin, cached);
       for (std::int64_t piece = 0; piece < pieces; ++piece)
         multiply(part(own_blocks, piece, pieces), by_panels ? own : Range{0, panels}, c);
     }
@@ -127,12 +125,17 @@ at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t
   return y_TN;
 }
 
+/// Whether numbers of this type, there, are multiplied by packed weights.
+bool served(const at::Device& device, at::ScalarType type) {
+  return device.is_cpu() && type == at::kBFloat16 && !is_off(Shortcut::packing) &&
+         PackedWeights::available();
+}
+
 /// Whether x of `depth` columns is multiplied by a packed weight.
 bool fits(const PackedWeights* packs, const at::Tensor& x, const at::Tensor& weight_OI,
           std::int64_t depth) {
-  return packs != nullptr && x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.size(0) > 0 &&
-         depth % 2 == 0 && weight_OI.is_contiguous() && !is_off(Shortcut::packing) &&
-         PackedWeights::available();
+  return packs != nullptr && x.size(0) > 0 && depth % 2 == 0 && weight_OI.is_contiguous() &&
+         served(x.device(), x.scalar_type());
 }
 
 }  // namespace
@@ -140,8 +143,7 @@ bool fits(const PackedWeights* packs, const at::Tensor& x, const at::Tensor& wei
 bool PackedWeights::available() { return matrix_unit::available(); }
 
 bool PackedWeights::serve(const Precision& precision) {
-  return precision.device.is_cpu() && precision.activation == at::kBFloat16 &&
-         !is_off(Shortcut::packing) && available();
+  return served(precision.device, precision.activation);
 }
 
 const at::Tensor& PackedWeights::of(const at::Tensor& weight_OI, bool transposed) {

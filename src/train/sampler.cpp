@@ -4,12 +4,11 @@
 #include <map>
 #include <tuple>
 
+#include "core/ceil_div.hpp"
 #include "core/error.hpp"
 
 namespace graphlora {
 namespace {
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 std::uint64_t key(std::uint64_t seed, const char* purpose, std::int64_t epoch, int group) {
   const std::uint64_t of_epoch =

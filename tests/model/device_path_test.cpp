@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include "attention_fixture.hpp"
 #include "core/rng.hpp"
 #include "llm_fixture.hpp"
 #include "model/attention.hpp"
@@ -20,6 +21,7 @@ namespace graphlora {
 namespace {
 
 using testing::relative_error;
+using testing::segments_of;
 
 struct TypeAndTolerance {
   at::ScalarType type;
@@ -103,16 +105,6 @@ TEST_P(DevicePath, SwigluOfExtremeInputsStaysFinite) {
     EXPECT_TRUE(at::isfinite(y).all().item<bool>()) << y;
   });
   EXPECT_TRUE(at::isfinite(x.grad()).all().item<bool>()) << x.grad();
-}
-
-std::vector<Segment> segments_of(const std::vector<std::int64_t>& lengths) {
-  std::vector<Segment> segments;
-  std::int64_t begin = 0;
-  for (const std::int64_t length : lengths) {
-    segments.push_back({.begin = begin, .length = length});
-    begin += length;
-  }
-  return segments;
 }
 
 TEST_P(DevicePath, Attention) {
