@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <tuple>
 
 #include "core/error.hpp"
 
@@ -48,6 +49,46 @@ const Run& nearest(const std::vector<Run>& runs, std::int64_t hidden, std::int64
   }
   if (best == nullptr) throw DataError("--calibrate: no run with --what all among the results");
   return *best;
+}
+
+/// Whether two runs measured the same, at two times.
+bool repeats(const Run& a, const Run& b) {
+  const auto key = [](const Run& run) {
+    return std::tuple(run.ranks, run.tensor_parallel, run.threads, run.batch_size, run.micro_batch,
+                      number(run, "hidden"), number(run, "layers"), run.measurements.size());
+  };
+  return key(a) == key(b);
+}
+
+/// `run` with the repetitions of the others that measured the same: a machine is not equally fast
+/// at all times. `count` is how many they are.
+Run pooled(const std::vector<Run>& runs, const Run& run, std::int64_t& count) {
+  Run all = run;
+  double tokens = 0, repetitions = 0;
+  count = 0;
+  for (const Run& other : runs) {
+    const auto* steps = other.find("step");
+    if (steps == nullptr || !repeats(other, run)) continue;
+    const auto times = static_cast<double>(steps->slowest().size());
+    tokens += times * other.tokens_per_step;
+    repetitions += times;
+    ++count;
+    if (&other == &run) continue;
+    for (auto& mine : all.measurements) {
+      const auto same = std::ranges::find_if(other.measurements, [&](const auto& one) {
+        return one.name == mine.name && one.what == mine.what && one.size == mine.size &&
+               one.seconds_P.size() == mine.seconds_P.size();
+      });
+      if (same == other.measurements.end()) continue;
+      for (std::size_t rank = 0; rank < mine.seconds_P.size(); ++rank) {
+        auto& seconds = mine.seconds_P[rank];
+        const auto& more = same->seconds_P[rank];
+        seconds.insert(seconds.end(), more.begin(), more.end());
+      }
+    }
+  }
+  all.tokens_per_step = tokens / repetitions;
+  return all;
 }
 
 /// Of a step or a phase the mean: its batches have different numbers of tokens, of which the mean
@@ -126,9 +167,11 @@ Link measured_link(const Run& run, Link link) {
 
 Cluster calibrated(const Cluster& cluster, const std::vector<Run>& runs, std::int64_t hidden,
                    std::int64_t ranks, std::string& used) {
-  const Run& run = nearest(runs, hidden, ranks);
+  std::int64_t count = 0;
+  const Run run = pooled(runs, nearest(runs, hidden, ranks), count);
   Cluster c = cluster;
-  used = fmt::format("calibrated by a run on {} ranks, hidden size {:.0f}, {} layers", run.ranks,
+  used = fmt::format("calibrated by {} on {} ranks, hidden size {:.0f}, {} layers",
+                     count == 1 ? "a run" : fmt::format("{} runs", count), run.ranks,
                      number(run, "hidden"), number(run, "layers"));
   c.matrix_rate = 0;
   c.matrix_efficiency.points.clear();
