@@ -90,7 +90,8 @@ at::Tensor product(const at::Tensor& x_TK, const at::Tensor& b_PKN, std::int64_t
   const std::int64_t blocks = ceil_div(tokens, rows), threads = at::get_num_threads();
   const std::int64_t cached =
       std::max<std::int64_t>(1, kCacheBytes / (rows * depth * std::int64_t{sizeof(BFloat16)}));
-  // Threads share the panels, so that each reads its own, or the blocks where that is more even.
+  // Threads share the blocks, whose rows stay in their caches, or the panels where that is more
+  // even.
   const bool by_panels = ceil_div(panels, threads) * blocks < ceil_div(blocks, threads) * panels;
   const std::int64_t tasks = std::min(threads, by_panels ? panels : blocks);
   const auto* const from = x.const_data_ptr<BFloat16>();
