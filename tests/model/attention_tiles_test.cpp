@@ -1,6 +1,7 @@
 #include "model/attention_tiles.hpp"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "attention_fixture.hpp"
 #include "core/shortcuts.hpp"

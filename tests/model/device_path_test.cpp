@@ -3,6 +3,7 @@
 
 #ifdef GRAPHLORA_HAS_CUDA
 #include <cuda_runtime_api.h>
+#include <torch/csrc/autograd/autograd.h>
 #endif
 
 #include "attention_fixture.hpp"

@@ -1,6 +1,7 @@
 #include "model/graphlora.hpp"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cstdlib>
 

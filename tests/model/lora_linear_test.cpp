@@ -2,6 +2,7 @@
 #include "model/lora_linear.hpp"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "gradient_check.hpp"
 #include "llm_fixture.hpp"

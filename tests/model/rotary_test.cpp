@@ -1,6 +1,7 @@
 #include "model/rotary.hpp"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 
