@@ -1,9 +1,10 @@
 // The decoder's parts by their device path against the CPU's kernels: outputs and gradients.
 #include "support/device_path.hpp"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #ifdef GRAPHLORA_HAS_CUDA
 #include <cuda_runtime_api.h>
-#include <torch/csrc/autograd/autograd.h>
 #endif
 
 #include "attention_fixture.hpp"

@@ -301,14 +301,25 @@ TEST(PlanCalibration, GivesBackTheStepThatItWasMadeFrom) {
         {.ranks = job.world()->size(), .tensor_parallel = 1, .batch_size = 32, .micro_batch = 600});
     const std::vector<double> steps = run.find("step")->slowest();
     const double measured = std::reduce(steps.begin(), steps.end()) / std::size(steps);
-    // The same machine at a time when it was three times as slow: both count.
+    // The same machine at a time when it was three times as slow, with fewer repetitions and longer
+    // prompts: both count. What measured something else does not.
     benchmark::Run slow = run;
-    for (auto& one : slow.measurements)
-      for (auto& seconds : one.seconds_P)
+    slow.tokens_per_step *= 2;
+    for (auto& one : slow.measurements) {
+      for (auto& seconds : one.seconds_P) {
+        seconds.resize(3);
         for (double& second : seconds) second *= 3;
-    const Cluster both = calibrated(cluster, {run, slow}, model.llm().config().hidden_size,
+      }
+    }
+    benchmark::Run foreign = slow;
+    foreign.setting["sizes"]["dataset_fingerprint"] = "another";
+    const Cluster both = calibrated(cluster, {run, slow, foreign}, model.llm().config().hidden_size,
                                     job.world()->size(), used);
-    EXPECT_NEAR(both.loading, cluster.loading / 2, 1e-6 * cluster.loading);
+    const std::vector<double> prompts = run.find("phase", "prompts")->slowest();
+    const double seconds = std::reduce(prompts.begin(), prompts.end()) +
+                           3 * std::reduce(prompts.begin(), prompts.begin() + 3);
+    const double tokens = (7 + 3 * 2) * run.tokens_per_step / job.world()->size();
+    EXPECT_NEAR(both.loading / (tokens / seconds), 1, 1e-9);
     EXPECT_NE(used.find("2 runs"), std::string::npos) << used;
     EXPECT_GT(p.step_seconds, 0.4 * measured);
     EXPECT_LT(p.step_seconds, 2.5 * measured);

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <numeric>
-#include <tuple>
 
 #include "core/error.hpp"
 
@@ -51,13 +51,20 @@ const Run& nearest(const std::vector<Run>& runs, std::int64_t hidden, std::int64
   return *best;
 }
 
-/// Whether two runs measured the same, at two times.
-bool repeats(const Run& a, const Run& b) {
-  const auto key = [](const Run& run) {
-    return std::tuple(run.ranks, run.tensor_parallel, run.threads, run.batch_size, run.micro_batch,
-                      number(run, "hidden"), number(run, "layers"), run.measurements.size());
+/// What a run measured: all that two runs of one thing have in common.
+nlohmann::ordered_json subject(const Run& run) {
+  nlohmann::ordered_json setting = run.setting;
+  const auto forget = [&](const char* part, std::initializer_list<const char*> keys) {
+    if (!setting.is_object() || !setting.contains(part) || !setting[part].is_object()) return;
+    for (const char* key : keys) setting[part].erase(key);
   };
-  return key(a) == key(b);
+  forget("sizes", {"activation_bytes", "program_bytes"});
+  forget("options", {"output", "series", "scaling", "ranks", "repetitions", "warm-up", "plan",
+                     "merge", "launcher"});
+  return {run.ranks,       run.tensor_parallel,
+          run.threads,     run.batch_size,
+          run.micro_batch, run.measurements.size(),
+          setting,         run.environment.value("hosts", nlohmann::ordered_json::array())};
 }
 
 /// `run` with the repetitions of the others that measured the same: a machine is not equally fast
@@ -66,9 +73,10 @@ Run pooled(const std::vector<Run>& runs, const Run& run, std::int64_t& count) {
   Run all = run;
   double tokens = 0, repetitions = 0;
   count = 0;
+  const nlohmann::ordered_json wanted = subject(run);
   for (const Run& other : runs) {
     const auto* steps = other.find("step");
-    if (steps == nullptr || !repeats(other, run)) continue;
+    if (steps == nullptr || subject(other) != wanted) continue;
     const auto times = static_cast<double>(steps->slowest().size());
     tokens += times * other.tokens_per_step;
     repetitions += times;

@@ -10,7 +10,7 @@ namespace graphlora::plan {
 /// `cluster` with what the runs measured: rates of products and the decoder, of sums over edges, of
 /// passes over E and of loading; α and β of the links; what the program takes of memory and of a
 /// step beside all that is predicted. Of several runs those nearest to (hidden size, ranks) count,
-/// with the repetitions of all that measured the same.
+/// with the seconds of all that measured the same.
 /// `used` tells which, in a sentence. Throws DataError for runs without micro or macro
 /// measurements.
 Cluster calibrated(const Cluster& cluster, const std::vector<benchmark::Run>& runs,
