@@ -9,6 +9,7 @@
 #include <set>
 #include <span>
 
+#include "core/ceil_div.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "model/model_slice.hpp"
@@ -248,7 +249,7 @@ class WeightLoader {
                        block = std::max<std::int64_t>(1, kBlockBytes / row_bytes);
     const auto wide = type_ == at::kDouble ? at::kDouble : at::kFloat;
     std::atomic<bool> finite = true;
-    at::parallel_for(0, (rows + block - 1) / block, 1, [&](std::int64_t begin, std::int64_t end) {
+    at::parallel_for(0, ceil_div(rows, block), 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t first = i * block, count = std::min(block, rows - first);
         at::Tensor values = part.narrow(0, first, count);

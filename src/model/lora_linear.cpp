@@ -8,6 +8,7 @@
 
 #include <array>
 
+#include "core/ceil_div.hpp"
 #include "core/device_loop.hpp"
 #include "model/dropout_mask.hpp"
 #include "model/lora_device.hpp"
@@ -381,7 +382,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     if (takes_device_path(dy, Shortcut::adapters))
       return expand_backward_on_device(dy, factors.b_transposed, frozen.slices, h_TR, g_TR);
     const std::int64_t rows = dy.size(0), ranks = g_TR.size(1), outputs = frozen.outputs;
-    const std::int64_t blocks = (rows + kBlock - 1) / kBlock;
+    const std::int64_t blocks = ceil_div(rows, kBlock);
     std::vector<at::Tensor> partial;
     if (h_TR.defined()) {
       for (const auto& slice : frozen.slices)
@@ -421,7 +422,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
                                         du_TR, dx_TI);
     }
     const std::int64_t rows = du_TR.size(0), ranks = du_TR.size(1), inputs = factors.a_RI.size(1);
-    const std::int64_t blocks = (rows + kBlock - 1) / kBlock;
+    const std::int64_t blocks = ceil_div(rows, kBlock);
     const at::Tensor x = x_TI.defined() ? x_TI.contiguous() : at::Tensor();
     at::Tensor partial_bRI;
     if (frozen.need_a) partial_bRI = at::zeros({blocks, ranks, inputs}, du_TR.options());
